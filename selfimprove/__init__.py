@@ -1,0 +1,22 @@
+"""selfimprove: a language model generates, judges its own answers, trains on what it judged, and does it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfimprove.loop import run
+    from selfimprove.policy import Policy
+    from selfimprove.recipe import Recipe, load_recipe
+
+__all__ = ["Policy", "Recipe", "load_recipe", "run"]
+_WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "run": "loop", "Policy": "policy"}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch and its friends takes seconds; `selfimprove ls` should not wait for them.
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"selfimprove.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'selfimprove' has no attribute {name!r}")

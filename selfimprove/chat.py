@@ -1,0 +1,249 @@
+"""Conversations as token ids: the one place where text becomes ids.
+
+All is learned by rendering the tokenizer's own chat template; no model family is treated apart. The tokenizer
+never adds special tokens of its own: with a template that writes the BOS there would be two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from jinja2 import TemplateError
+
+from selfimprove.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Message(TypedDict):
+    """One turn of a conversation. `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+# Stands for an answer when a template is rendered only to see what it writes around one. It stays text.
+_PROBE = "selfimprove-probe-answer"
+_QUESTION: Message = {"role": "user", "content": "question"}
+_ANSWER: Message = {"role": "assistant", "content": _PROBE}
+
+# Some templates (Llama 3.2) write today's date into the prompt. All of a run must see the same prompt, so the
+# date stands still, at the one that the Llama 3.1 template falls back to.
+_TODAY = datetime(2024, 7, 26)
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+    """Token ids of the conversation followed by the generation prompt (the opening of the assistant's turn).
+
+    Raises InputError when the tokenizer has no chat template, or when its template refuses the conversation
+    (Gemma's refuses a system message).
+    """
+    return _encode(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
+
+
+def render_example(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], response: str
+) -> tuple[list[int], list[int]]:
+    """(prompt_ids, response_ids) of a conversation and the answer to learn.
+
+    prompt_ids is what `render_prompt` gives. response_ids ends with the end-of-turn token; what the template
+    writes after it (ChatML: a newline) is never sampled, so it is left out. Where the template trims an
+    answer, so does this. A special token in the *text* of an answer gets its id; `check_rendering` says so.
+    Raises InputError as `render_prompt` and `end_of_turn_id` do.
+    """
+    closing, end, _ = _closing(tokenizer)
+    text = _answer_text(tokenizer, messages, response) + closing[: closing.index(end) + len(end)]
+    return _encode_after_prompt(tokenizer, messages, text)
+
+
+def trained_mask(prompt_ids: list[int], response_ids: list[int]) -> list[int]:
+    """One number for each token of prompt_ids + response_ids: 1 is trained, 0 is only read.
+
+    It goes by position. A mask that goes by token id loses the end of turn wherever that is also the padding.
+    """
+    return [0] * len(prompt_ids) + [1] * len(response_ids)
+
+
+def append_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], message: str) -> list[int]:
+    """`ids`, then a user's turn saying `message`, then the generation prompt (SCoRe's second turn).
+
+    `ids` is a conversation up to and including a sampled answer; the result begins with it, untouched. An
+    answer that was cut off is closed with the end-of-turn token, which was not sampled: do not train it.
+    Raises InputError for a template that ends earlier answers differently from the last one.
+    """
+    text = _render(
+        tokenizer, [_QUESTION, _ANSWER, {"role": "user", "content": message}], add_generation_prompt=True
+    )
+    turn = text[text.index(_PROBE) + len(_PROBE) :].lstrip()
+    _, end, end_of_turn = _closing(tokenizer)
+    if not turn.startswith(end):
+        raise InputError(
+            f"the chat template of {_name(tokenizer)} ends the last answer with {end!r} and others "
+            f"with {turn[:20]!r}, so none can follow a sampled one; use a model that ends all answers alike"
+        )
+    # Encoded behind the end of turn even where that is dropped again: SentencePiece tokenizers put a space in
+    # front of a text, but none after a special token.
+    new = _encode(tokenizer, turn)
+    return ids + (new[1:] if ids[-1:] == [end_of_turn] else new)
+
+
+def render_open(tokenizer: PreTrainedTokenizerBase, messages: list[Message], prefix: str) -> list[int]:
+    """Prompt ids, then `prefix` as the beginning of an assistant's answer that is left open.
+
+    A prefix should not end with a space: most vocabularies have it in the next word's token, so the model
+    would continue from tokens it has seldom seen. Raises InputError as `render_prompt` does.
+    """
+    text = prefix
+    if prefix.strip():
+        # Templates that trim answers would take away the end of the prefix too.
+        text = _answer_text(tokenizer, messages, prefix).rstrip() + prefix[len(prefix.rstrip()) :]
+    prompt_ids, prefix_ids = _encode_after_prompt(tokenizer, messages, text)
+    return prompt_ids + prefix_ids
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token with which the template ends an assistant's answer (not always the tokenizer's EOS).
+
+    Raises InputError when the template ends an answer with no special token.
+    """
+    return _closing(tokenizer)[2]
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids at which sampling stops: the end of turn, then the tokenizer's EOS where that is another token."""
+    ids = [end_of_turn_id(tokenizer)]
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def check_rendering(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[int],
+    response_ids: list[int],
+    truncated: bool = False,
+) -> str | None:
+    """What is wrong with one rendered example, as a sentence, or None.
+
+    The BOS must be at the start as often as the template writes it there (never twice), and the end of turn
+    among the trained tokens exactly once, at the end; not at all where the answer was truncated.
+    """
+    problem = _bos_problem(tokenizer, prompt_ids + response_ids)
+    if problem:
+        return problem
+    _, end, end_of_turn = _closing(tokenizer)
+    found = response_ids.count(end_of_turn)
+    if truncated:
+        return f"A truncated answer is trained to end with the end-of-turn token {end!r}." if found else None
+    if response_ids[-1:] != [end_of_turn]:
+        return f"The trained tokens do not end with the end-of-turn token {end!r}."
+    if found > 1:
+        return f"The end-of-turn token {end!r} is trained {found} times, not once at the end."
+    return None
+
+
+def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 (hex) of what decides how text becomes ids: chat template, special tokens, tokenizer json.
+
+    Padding and truncation are left out: they change no rendering, and programs set them as they go.
+    """
+    special = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if k != "pad_token"}
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
+    rules.pop("truncation", None)
+    rules.pop("padding", None)
+    parts = {"chat_template": tokenizer.chat_template, "special_tokens": special, "tokenizer": rules}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r}"
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool) -> str:
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{_name(tokenizer)} has no chat template, so no conversation can be written for it; use the "
+            "instruction-tuned model, or put a chat_template.jinja file beside its tokenizer.json"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            strftime_now=_TODAY.strftime,
+        )
+    except (TemplateError, ValueError) as error:
+        roles = ", ".join(message["role"] for message in messages) or "none"
+        raise InputError(
+            f"the chat template of {_name(tokenizer)} refuses a conversation (its roles: {roles}): {error}"
+        ) from error
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # Not apply_chat_template(tokenize=True): parts of a rendering are encoded too, and alike.
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
+    """All that the template writes after a last answer; the first special token in that; the token's id."""
+    text = _render(tokenizer, [_QUESTION, _ANSWER], add_generation_prompt=False)
+    closing = text[text.index(_PROBE) + len(_PROBE) :]
+    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    # Without the leading space (Llama 2 has one), as some vocabularies count runs of spaces as added tokens.
+    for token_id in _encode(tokenizer, closing.lstrip()):
+        if token_id in special:
+            return closing, tokenizer.convert_ids_to_tokens(token_id), token_id
+    raise InputError(
+        f"the chat template of {_name(tokenizer)} ends an answer with {closing!r}, which has no special "
+        "token, so the end of an answer cannot be learned; use a chat template that writes one there"
+    )
+
+
+def _answer_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], answer: str) -> str:
+    """The text between the prompt and the closing of the answer's turn, as the template writes it."""
+    prompt = _render(tokenizer, messages, add_generation_prompt=True)
+    full = _render(
+        tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False
+    )
+    closing = _closing(tokenizer)[0]
+    text = full[len(prompt) :].removesuffix(closing)
+    if full.startswith(prompt) and full.endswith(closing) and text.strip().endswith(answer.strip()):
+        return text
+    # Reasoning models' templates open a <think> block in the prompt only, or cut reasoning out of answers.
+    # What the model would have sampled is then the answer as given, right after the prompt.
+    return answer
+
+
+def _encode_after_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str
+) -> tuple[list[int], list[int]]:
+    """(the prompt's ids, the ids of `text` as it continues the prompt)."""
+    prompt = _render(tokenizer, messages, add_generation_prompt=True)
+    prompt_ids, ids = _encode(tokenizer, prompt), _encode(tokenizer, prompt + text)
+    if ids[: len(prompt_ids)] == prompt_ids:
+        return prompt_ids, ids[len(prompt_ids) :]
+    # A token reaches over the boundary ("\n" + "\n" is one token). Sampling starts from the prompt's own ids,
+    # so the text is encoded alone (behind a special token for the reason given in append_turn).
+    return prompt_ids, _encode(tokenizer, _closing(tokenizer)[1] + text)[1:]
+
+
+def _bos_problem(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str | None:
+    bos, token = tokenizer.bos_token_id, tokenizer.bos_token
+    if bos is None:
+        return None
+    # Two turns, to see whether the template writes this token elsewhere too: SmolLM2's BOS is <|im_start|>.
+    expected = render_prompt(tokenizer, [_QUESTION, _ANSWER, _QUESTION])
+    at_start = int(expected[0] == bos)
+    if any(first == second == bos for first, second in pairwise(ids)):
+        return f"The BOS {token!r} stands twice in a row."
+    if int(ids[:1] == [bos]) != at_start:
+        return f"The BOS {token!r} is {'missing' if at_start else 'written'} at the start."
+    if expected.count(bos) == at_start and ids.count(bos) != at_start:
+        return f"The BOS {token!r} occurs {ids.count(bos)} times; the template writes it {at_start} times."
+    return None

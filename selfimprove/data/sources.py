@@ -1,0 +1,366 @@
+"""Where prompts, examples and preferences come from: a data source, and three ways to load it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from reprlib import repr as shown
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from selfimprove.errors import InputError
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Messages = tuple[Message, ...]
+Role = Literal[
+    "prompt", "messages", "response", "answer", "group", "choices", "chosen", "rejected", "confidence", "id"
+]
+_USUAL = {
+    "prompt": ("prompt", "instruction", "question", "input"),
+    "response": ("response", "output", "completion"),
+}
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+_LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question to a policy. `messages` end with a user turn; `answer` is the reference, if known."""
+
+    id: str
+    messages: Messages
+    answer: str | None = None
+    group: str | None = None
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the response to imitate."""
+
+    prompt: Prompt
+    response: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two responses; `confidence`, from 0 to 1, is the probability that `chosen` is the better one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    confidence: float = 1.0
+
+
+class DataSource(BaseModel):
+    """A file (`path`: .jsonl, .json with a list, .parquet) or a hub data set; bare text means `path`.
+
+    `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column
+    holds what, where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids
+    from the content). `template` is the prompt with {column} placeholders, filled by plain replacement.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    path: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    where: dict[str, str | int | float | bool | None] = {}
+    fields: dict[Role, str] = {}
+    template: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_text_is_a_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSource:
+        if bool(self.path) == bool(self.hub):
+            raise ValueError("give exactly one of `path` (a local file) and `hub` (a data set on the hub)")
+        if self.path and (extra := {"config", "split", "revision"} & self.model_fields_set):
+            raise ValueError(f"{', '.join(sorted(extra))}: only for `hub`, a local file has none")
+        ways = [self.template, self.fields.get("prompt"), self.fields.get("messages")]
+        if sum(bool(way) for way in ways) > 1 or (ways[2] and self.fields.get("response")):
+            raise ValueError("keep one of `template`, `fields.prompt` and `fields.messages`")
+        return self
+
+
+def load_prompts(source: DataSource, search: Sequence[Path]) -> list[Prompt]:
+    """The prompts in file order; a relative path is looked for in each folder of `search`.
+
+    A conversation that ends with an assistant turn gives the turns before it. Raises InputError for
+    anything wrong in the source.
+    """
+    prompts, ids = [], _Ids()
+    for row in _rows(source, search):
+        asked = row.turns("messages") if row.is_conversation("prompt") else row.asked()
+        prompts.append(row.prompt(asked[:-1] if asked[-1]["role"] == "assistant" else asked, ids))
+    return prompts
+
+
+def load_examples(source: DataSource, search: Sequence[Path]) -> list[Example]:
+    """Prompts with responses in file order; a conversation's last assistant turn is the response.
+
+    Raises InputError for anything wrong in the source, an empty response included.
+    """
+    examples, ids = [], _Ids()
+    for row in _rows(source, search):
+        if row.is_conversation("prompt", "response"):
+            turns = row.turns("messages")
+            last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
+            asked, response = turns[:last], turns[last]["content"]
+        else:
+            head, response = row.completion("response")
+            asked = row.asked() + head
+        if not response.strip():
+            raise row.wrong("the response is empty; remove the row")
+        examples.append(Example(row.prompt(asked, ids), response))
+    return examples
+
+
+def load_preferences(source: DataSource, search: Sequence[Path]) -> list[Preference]:
+    """Pairs in file order, in TRL's plain or conversational form; the latter may repeat the prompt's turns.
+
+    Raises InputError for anything wrong in the source, an empty `chosen` included.
+    """
+    preferences, ids = [], _Ids()
+    for row in _rows(source, search):
+        (head, chosen), (other, rejected) = row.completion("chosen"), row.completion("rejected")
+        if head != other or not chosen.strip():
+            raise row.wrong("chosen is empty, or differs from rejected before the last turn")
+        # A head that starts with an assistant turn goes on from the prompt; any other one repeats it.
+        repeats = bool(head) and head[0]["role"] != "assistant"
+        asked = head if repeats and source.template is None else row.asked() + (() if repeats else head)
+        preferences.append(Preference(row.prompt(asked, ids), chosen, rejected, row.confidence()))
+    return preferences
+
+
+@dataclass
+class _Ids:
+    places: dict[str, str] = field(default_factory=dict)
+    repeats: Counter[str] = field(default_factory=Counter)
+
+    def of(self, messages: Messages) -> str:
+        canonical = json.dumps([[turn["role"], turn["content"]] for turn in messages])
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        self.repeats[digest] += 1
+        return digest if self.repeats[digest] == 1 else f"{digest}-{self.repeats[digest]}"
+
+
+@dataclass(frozen=True)
+class _Row:
+    source: DataSource
+    place: str  # "file, line 3"
+    values: dict[str, Any]
+
+    def wrong(self, what: str) -> InputError:
+        return InputError(f"{self.place}: {what}")
+
+    def column(self, role: Role) -> str | None:
+        """The column that holds `role`: the named one, or the first usual one with a value."""
+        if role not in self.source.fields:
+            names = _USUAL.get(role, (role,))
+            return next((name for name in names if self.values.get(name) is not None), None)
+        if (named := self.source.fields[role]) and named not in self.values:
+            raise _no_column(self.place, named, f"fields.{role}", self.values)
+        return named or None
+
+    def value(self, role: Role) -> Any:
+        column = self.column(role)
+        if column is None and role in self.values:
+            raise self.wrong(f"{role} is null")
+        if column is None:
+            raise _no_column(self.place, role, f"set fields.{role} to the one that holds it", self.values)
+        return self.values[column]
+
+    def text(self, value: Any, what: str) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self.wrong(f"{what} must be text, found {shown(value)}")
+        return str(value)
+
+    def optional(self, role: Role) -> str | None:
+        value = self.values[column] if (column := self.column(role)) else None
+        return None if value is None else self.text(value, role)
+
+    def is_conversation(self, *instead: Role) -> bool:
+        """Whether the turns come from the messages column and not from the columns `instead`."""
+        if self.source.fields.get("messages"):
+            return True
+        if self.source.template is not None or any(role in self.source.fields for role in instead):
+            return False
+        return self.column("messages") is not None and None in [self.column(role) for role in instead]
+
+    def turns(self, role: Role) -> Messages:
+        value = self.value(role)
+        if not isinstance(value, list) or not value:
+            raise self.wrong(f"{role} must be a list of turns, found {shown(value)}")
+        for turn in value:
+            good = isinstance(turn, dict) and turn.get("role") in ("system", "user", "assistant")
+            if not good or not isinstance(turn.get("content"), str):
+                raise self.wrong(f"{role}: a turn needs role (system, user, assistant) and content: {turn}")
+        return tuple({"role": turn["role"], "content": turn["content"]} for turn in value)
+
+    def completion(self, role: Role) -> tuple[Messages, str]:
+        """(turns before the answer, answer) of a plain or conversational column."""
+        if not isinstance(value := self.value(role), list):
+            return (), self.text(value, role)
+        turns = self.turns(role)
+        if turns[-1]["role"] != "assistant":
+            raise self.wrong(f"{role} must end with an assistant turn")
+        return turns[:-1], turns[-1]["content"]
+
+    def asked(self) -> Messages:
+        """The prompt's turns, from the template or the prompt column."""
+        if self.source.template is not None:
+            # One pass over the template: what a row holds is never itself read as a placeholder.
+            text = _PLACEHOLDER.sub(lambda found: self.filled(found[1]), self.source.template).strip()
+            return ({"role": "user", "content": text},)
+        if isinstance(self.value("prompt"), list):
+            return self.turns("prompt")
+        text = self.text(self.value("prompt"), "prompt")
+        usual = "prompt" not in self.source.fields and self.column("prompt") == "instruction"
+        if usual and self.values.get("input"):  # Alpaca: the material that the instruction speaks of
+            text += "\n\n" + self.text(self.values["input"], "input")
+        return ({"role": "user", "content": text},)
+
+    def filled(self, column: str) -> str:
+        if column not in self.values:
+            raise _no_column(self.place, column, "template", self.values)
+        options = _options(value := self.values[column])
+        return "\n".join(f"{label}. {text}" for label, text in options) or self.text(value, column)
+
+    def confidence(self) -> float:
+        column = self.source.fields.get("confidence", "confidence" if "confidence" in self.values else "")
+        if not column:
+            return 1.0
+        value = self.values[column] if self.column("confidence") else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise self.wrong(f"confidence must be a number from 0 to 1, found {shown(value)}")
+        return float(value)
+
+    def prompt(self, messages: Messages, ids: _Ids) -> Prompt:
+        if not messages or messages[-1]["role"] != "user":
+            raise self.wrong("the turns before the answer must end with a user turn")
+        if any(turn["role"] == "user" and not turn["content"].strip() for turn in messages):
+            raise self.wrong("the prompt is empty; remove the row")
+        name = self.optional("id") or ids.of(messages)
+        if name in ids.places:
+            raise self.wrong(f'id {name!r} is that of {ids.places[name]}; `fields: {{id: ""}}` makes new ids')
+        ids.places[name] = self.place
+        value = self.values[column] if (column := self.column("choices")) else None
+        choices = tuple(text for _, text in _options(value))
+        if value is not None and not choices:
+            raise self.wrong(f"choices must be a list of texts, found {shown(value)}")
+        return Prompt(name, messages, self.optional("answer"), self.optional("group"), choices or None)
+
+
+def _options(value: Any) -> list[tuple[str, str]]:
+    """(label, text) of a list of texts or of ARC's {"text": [...], "label": [...]}, else nothing."""
+    texts, labels = (value.get("text"), value.get("label")) if isinstance(value, dict) else (value, _LETTERS)
+    if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) > len(labels):
+        return []
+    if not all(isinstance(text, str | int | float) for text in texts):
+        return []
+    return [(str(label), str(text)) for label, text in zip(labels, texts, strict=False)]
+
+
+def _rows(source: DataSource, search: Sequence[Path]) -> Iterator[_Row]:
+    """The rows that `where` and `limit` keep: at least one, else InputError."""
+    origin = f"{source.hub} [{source.split}]" if source.hub else str(_locate(str(source.path), search))
+    kept = read = 0
+    columns: dict[str, None] = {}  # a set that keeps its order
+    for place, values in _hub_rows(source) if source.hub else _file_rows(Path(origin)):
+        if not isinstance(values, dict):
+            raise InputError(f"{origin}, {place}: a row must be an object, found {shown(values)}")
+        read += 1
+        columns.update(dict.fromkeys(values))
+        if all(name in values and _same(values[name], wanted) for name, wanted in source.where.items()):
+            kept += 1
+            yield _Row(source, f"{origin}, {place}", values)
+            if kept == source.limit:
+                return
+    if read == 0:
+        raise InputError(f"{origin}: there are no rows in it")
+    unknown = [name for name in source.where if name not in columns]
+    if unknown:
+        raise _no_column(origin, unknown[0], "where", columns)
+    if kept == 0:
+        raise InputError(f"{origin}: none of the {read} rows matches where: {source.where}")
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)  # here True is not 1
+
+
+def _locate(path: str, search: Sequence[Path]) -> Path:
+    tried = [folder / Path(path).expanduser() for folder in search] or [Path(path).expanduser()]
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    looked = dict.fromkeys(str(candidate) for candidate in tried)
+    raise InputError(f"data file {path!r} not found; looked for {', '.join(looked)}")
+
+
+def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    rows: list[Any]
+    if path.suffix == ".jsonl":
+        with path.open("rb") as lines:  # bytes split at \n only; text would also split at U+2028 in a value
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"line {number}", _parsed(path, line, number)
+        return
+    if path.suffix == ".json":
+        rows = _parsed(path, path.read_bytes())
+        if not isinstance(rows, list):
+            raise InputError(f"{path}: expected a list of objects; one object per line is called .jsonl")
+    elif path.suffix == ".parquet":
+        from pyarrow import ArrowException, parquet
+
+        try:
+            rows = parquet.read_table(path).to_pylist()
+        except (ArrowException, OSError) as error:
+            raise InputError(f"{path}: not a readable parquet file ({error})") from error
+    else:
+        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; use .jsonl, .json or .parquet")
+    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _parsed(path: Path, data: bytes, line: int | None = None) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line or error.lineno}, column {error.colno}"
+        raise InputError(f"{where}: not JSON ({error.msg}); correct or remove it") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, endless digits, endless nesting
+        raise InputError(f"{path}, line {line or 1}: not JSON in UTF-8 ({error})") from error
+
+
+def _hub_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except Exception as error:  # dozens of kinds, and all of them mean: not to be had here
+        raise InputError(
+            f"hub data set {source.hub!r} (config {source.config}, split {source.split}, revision "
+            f"{source.revision}) could not be loaded: {type(error).__name__}: {error}\nWithout network: save "
+            "it elsewhere by `load_dataset(...).to_parquet('data.parquet')` and give `path: data.parquet`"
+        ) from error
+    yield from ((f"row {n}", row) for n, row in enumerate(data, 1))
+
+
+def _no_column(place: str, name: str, why: str, columns: Iterable[str]) -> InputError:
+    close = [f"; did you mean {match!r}?" for match in get_close_matches(name, list(columns), 1)]
+    found = ", ".join(columns) + "".join(close)
+    return InputError(f"{place}: no column {name!r} ({why}); columns found: {found}")

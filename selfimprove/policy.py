@@ -1,0 +1,269 @@
+"""What a model is here: a base, perhaps an adapter, and a digest that names them in every step's key.
+
+Loading follows Transformers' and PEFT's conventions, so every policy opens with
+`AutoModelForCausalLM.from_pretrained` or `AutoPeftModelForCausalLM.from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfimprove.artefacts import Artefact, digest_of, write_json
+from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
+from selfimprove.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TENSOR_FILES = "*.safetensors"
+# What of an adapter's configuration changes its effect; the rest (paths, library versions) does not.
+_ADAPTER_KEYS = (
+    ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern", "bias")
+    + ("modules_to_save", "fan_in_fan_out", "layers_to_transform", "peft_type")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model in the loop.
+
+    `base` is a local folder in Transformers' format, `adapter` a local PEFT folder or None.
+    `digest` covers weights, adapter, tokenizer and chat template, not where they lie.
+    """
+
+    name: str
+    base: str
+    base_digest: str
+    adapter: str | None = None
+    adapter_digest: str | None = None
+    tokenizer_digest: str = ""
+    trust_remote_code: bool = False
+
+    @property
+    def digest(self) -> str:
+        return digest_of([self.base_digest, self.adapter_digest, self.tokenizer_digest])
+
+    def named(self, name: str) -> Policy:
+        return replace(self, name=name)
+
+    def spec(self) -> dict[str, Any]:
+        """What a step's folder needs to load it."""
+        return asdict(self)
+
+
+def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False) -> Policy:
+    """A policy from what a recipe says: a built-in name, a local folder (model or PEFT adapter), or a hub id.
+
+    A hub id may carry a revision (`org/model@revision`). Weights are read as safetensors only.
+    """
+    base, adapter = _locate(model)
+    if adapter is not None:
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        base, inner = _locate(config["base_model_name_or_path"])
+        if inner is not None:
+            raise InputError(f"model: {adapter} is an adapter on another adapter ({inner}); merge that one first")
+    policy = Policy(
+        name=name,
+        base=str(base),
+        base_digest=_cached_weights_digest(base),
+        adapter=str(adapter) if adapter else None,
+        adapter_digest=adapter_digest(adapter) if adapter else None,
+        trust_remote_code=trust_remote_code,
+    )
+    from selfimprove.chat import template_digest
+
+    return replace(policy, tokenizer_digest=template_digest(load_tokenizer(policy)))
+
+
+def _locate(model: str) -> tuple[Path, Path | None]:
+    """(base folder, None) or (unused, adapter folder) for a model string."""
+    if model in BUILTINS:
+        return fetch_builtin(model), None
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        if (folder / "adapter_config.json").is_file():
+            return folder, folder
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"model: {folder} has neither config.json nor adapter_config.json, so it is neither a Transformers "
+                "model nor a PEFT adapter"
+            )
+        if not list(folder.glob(_TENSOR_FILES)):
+            raise InputError(f"model: {folder} has no .safetensors file; other weight formats are not read")
+        return folder, None
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise InputError(f"model: no folder {model!r}, and not a built-in ({', '.join(BUILTINS)}) or hub id (org/name)")
+    from huggingface_hub import snapshot_download
+
+    hub_id, _, revision = model.partition("@")
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+    try:
+        found = Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen kinds, all meaning: not to be had
+        raise InputError(
+            f"model: {model!r} is not a local folder and could not be fetched from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Offline, give a local folder or a built-in: "
+            f"{', '.join(BUILTINS)}"
+        ) from error
+    return (found, found) if (found / "adapter_config.json").is_file() else (found, None)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over every tensor's name, type, shape and bytes, in order of name: independent of file layout."""
+    import torch
+    from safetensors import safe_open
+
+    total = hashlib.sha256()
+    with ExitStack() as opened:
+        where = {}
+        for path in sorted(folder.glob(_TENSOR_FILES)):
+            tensors = opened.enter_context(safe_open(path, framework="pt"))
+            where.update({name: tensors for name in tensors.keys()})  # noqa: SIM118
+        for name in sorted(where):
+            tensor = where[name].get_tensor(name).contiguous()
+            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return total.hexdigest()
+
+
+def adapter_digest(folder: Path) -> str:
+    """Digest of an adapter: its tensors and the settings that change its effect."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    settings = {key: config.get(key) for key in _ADAPTER_KEYS}
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"] = sorted(settings["target_modules"])
+    return digest_of([settings, weights_digest(folder)])
+
+
+def _cached_weights_digest(folder: Path) -> str:
+    """`weights_digest`, remembered by the files' sizes and times, since a large base takes long to read."""
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob(_TENSOR_FILES))]
+    note = cache_folder() / "digests" / f"{digest_of([str(folder), stats])[:32]}.json"
+    if note.is_file():
+        return str(json.loads(note.read_text())["digest"])
+    digest = weights_digest(folder)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_json(note, {"folder": str(folder), "digest": digest})
+    return digest
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
+    """The tokenizer of the policy's base."""
+    try:
+        return _tokenizer(policy.base, policy.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model: no usable tokenizer in {policy.base}: {str(error).splitlines()[0]}") from error
+
+
+def verify_policy(policy: Policy) -> None:
+    """Full check of a policy that a step of ours made, on its first use in this process."""
+    for place in filter(None, (policy.adapter, policy.base)):
+        folder = Path(place).parent
+        if (folder / "manifest.json").is_file() and folder not in _verified:
+            Artefact(folder, json.loads((folder / "manifest.json").read_text())).verify()
+            _verified.add(folder)
+
+
+_verified: set[Path] = set()
+
+
+def load_base(policy: Policy, dtype: torch.dtype, device: str, quantize_4bit: bool = False) -> PreTrainedModel:
+    """The policy's base without its adapter, in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": policy.trust_remote_code, "use_safetensors": True}
+    if quantize_4bit:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+        options["device_map"] = {"": device}
+    verify_policy(policy)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(policy.base, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model: {policy.base} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if not quantize_4bit:
+        model.to(device)
+    return model.eval()
+
+
+class ModelPool:
+    """One base in memory, with as many adapters on it as were asked for; switching an adapter loads no base.
+
+    Process-wide (`MODELS`), so that the steps of one process share a load. `free` gives the memory back.
+    """
+
+    def __init__(self) -> None:
+        self._base_key: tuple[Any, ...] | None = None
+        self._model: Any = None
+        self._adapters: set[str] = set()
+
+    def get(self, policy: Policy, dtype: torch.dtype, device: str) -> tuple[Any, AbstractContextManager[Any]]:
+        """(model, context in which it is the policy). Use the model only inside the context."""
+        key = (policy.base, policy.base_digest, dtype, device)
+        if key != self._base_key:
+            self.free()
+            self._model, self._base_key = load_base(policy, dtype, device), key
+        if policy.adapter is None:
+            return self._model, self._model.disable_adapter() if self._adapters else nullcontext()
+        from peft import PeftModel
+
+        adapter_name = f"a{policy.adapter_digest}"
+        if adapter_name not in self._adapters:
+            verify_policy(policy)
+            if not self._adapters:
+                self._model = PeftModel.from_pretrained(self._model, policy.adapter, adapter_name=adapter_name)
+            else:
+                self._model.load_adapter(policy.adapter, adapter_name=adapter_name)
+            self._model.eval()
+            self._adapters.add(adapter_name)
+        self._model.set_adapter(adapter_name)
+        return self._model, nullcontext()
+
+    def free(self) -> None:
+        """Drops the model and returns its memory to the device."""
+        import torch
+
+        self._model, self._base_key, self._adapters = None, None, set()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+MODELS = ModelPool()
+
+
+def pick_device(device: str = "auto") -> str:
+    """`auto`: the first GPU if there is one, else the CPU."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto`: bf16 on a GPU, fp32 on the CPU."""
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]

@@ -1,0 +1,109 @@
+"""How the plots of the report look, and how a figure becomes SVG inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from selfimprove.reporting.text import visible
+
+# Each has a contrast of at least 3.5 to white and to the page's dark background.
+COLOURS = ["#2f7fd0", "#d9662b", "#1f9a6d", "#b565c9", "#a5841f", "#7a8794"]
+BLUE, ORANGE, *_, GREY = COLOURS
+_TEXT = "#010203"  # replaced by currentColor, so that the page decides
+_WIDTH = 4.9
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "selfimprove",
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": _TEXT,
+    "axes.titlecolor": _TEXT,
+    "text.color": _TEXT,
+    "text.parse_math": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": _TEXT,
+    "ytick.labelcolor": _TEXT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+}
+
+
+def new_figure(height: float, rows: int = 1) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
+    axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    for ax in axes:
+        ax.set_facecolor("none")
+    return figure, axes
+
+
+def label(value: Any) -> str:
+    """A name for a plot, short enough to leave room for the plot itself."""
+    shown = visible(str(value))
+    return shown if len(shown) <= 28 else shown[:27] + "…"
+
+
+def add_legend(ax: Any) -> None:
+    """Above the axes, in as many columns as fit; nothing for a single line."""
+    labels = ax.get_legend_handles_labels()[1]
+    if len(labels) < 2:
+        return
+    columns = max(1, min(len(labels), 56 // (max(map(len, labels)) + 6)))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0, handlelength=1.4)
+
+
+def to_svg(figure: Figure, name: str, title: str) -> Markup:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # All plots share one page, so their ids must differ.
+    svg = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" id="{name}">', svg)
+    return Markup(svg.replace(_TEXT, "currentColor").replace("<svg ", f'<svg aria-label="{title}" ', 1))
+
+
+def draw_boxes(
+    ax: Any, rounds: list[int], groups: dict[str, list[list[float]]], *, means: bool = False
+) -> None:
+    for index, (name, values) in enumerate(groups.items()):
+        colour = COLOURS[index]
+        shift = 0.36 * (index - (len(groups) - 1) / 2)
+        drawn = [(place + shift, found) for place, found in enumerate(values) if found]
+        if not drawn:
+            continue
+        line = {"color": colour}
+        ax.boxplot(
+            [found for _, found in drawn],
+            positions=[place for place, _ in drawn],
+            widths=0.3,
+            whis=(5, 95),
+            showfliers=False,
+            showmeans=means,
+            patch_artist=True,
+            boxprops={"facecolor": colour + "55", "edgecolor": colour},
+            medianprops={"color": colour, "linewidth": 2.4},
+            whiskerprops=line,
+            capprops=line,
+            meanprops={"marker": "o", "markerfacecolor": colour, "markeredgecolor": colour},
+        )
+        ax.plot([], [], color=colour, linewidth=5, label=name)
+    ax.set_xticks(range(len(rounds)), [str(number_) for number_ in rounds])
+    ax.set_xlim(-0.6, len(rounds) - 0.4)
+    ax.set_xlabel("round")
+    add_legend(ax)

@@ -1,0 +1,162 @@
+"""What the report and the terminal table both show, taken from the events of a run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfimprove.reporting.events import Event
+
+
+def of_kind(events: Sequence[Event], kind: str) -> list[Event]:
+    return [event for event in events if event["event"] == kind]
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """`value[key1][key2]...`, or None where something on the way is missing or null."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def numbers(value: Any) -> list[float]:
+    """The finite numbers in a list; nothing when it is no list."""
+    found = [number(item) for item in value] if isinstance(value, list) else []
+    return [item for item in found if item is not None]
+
+
+def text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def fixed(value: Any, digits: int = 1, *, scale: float = 1, sign: bool = False) -> str:
+    """A number with so many decimals; empty when there is none."""
+    found = number(value)
+    if found is None:
+        return ""
+    # `+ 0.0` after rounding turns -0.0 into 0.0
+    return f"{round(found * scale, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+
+
+def count(value: Any) -> str:
+    return fixed(value, 0)
+
+
+def with_interval(source: Any, key: str, *, digits: int = 1, scale: float = 1, sign: bool = False) -> str:
+    """`12.3 [10.1, 14.5]` from {key, low, high}."""
+    value = fixed(dig(source, key), digits, scale=scale, sign=sign)
+    low, high = (fixed(dig(source, end), digits, scale=scale, sign=sign) for end in ("low", "high"))
+    return f"{value} [{low}, {high}]" if value and low and high else value
+
+
+def duration(seconds: Any) -> str:
+    """`2 h 05 min`, `3 min 20 s` or `4.1 s`."""
+    found = number(seconds)
+    if found is None:
+        return ""
+    if found < 59.95:
+        return f"{found:.1f} s"
+    whole = round(found)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(found / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def round_number(event: Event) -> int:
+    return int(number(event.get("round")) or 0)
+
+
+def rounds_of(events: Sequence[Event]) -> list[Event]:
+    """The `round` events in order; of two for the same round, the later one."""
+    return [event for _, event in sorted({round_number(e): e for e in of_kind(events, "round")}.items())]
+
+
+def evaluations_of(events: Sequence[Event]) -> dict[str, dict[str, Event]]:
+    """suite -> policy -> evaluation. The first suite is the one that was evaluated first."""
+    suites: dict[str, dict[str, Event]] = {}
+    for event in of_kind(events, "evaluation"):
+        suites.setdefault(text(event.get("suite")), {})[text(event.get("policy"))] = event
+    return suites
+
+
+def policies_of(events: Sequence[Event]) -> dict[str, int]:
+    """Every policy with the round that made it, M0 and M1 (both round 0) before M2."""
+    found: dict[str, int] = {}
+    for event in events:
+        policy = event.get("policy")
+        if event["event"] in ("evaluation", "training", "round") and isinstance(policy, str):
+            found.setdefault(policy, round_number(event))
+    return dict(sorted(found.items(), key=lambda item: (item[1], _natural(item[0]))))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+@dataclass
+class PolicyRow:
+    """One line of the rounds table, every cell as text; a cell with no value is empty."""
+
+    policy: str
+    round: str
+    accuracy: str
+    change: str
+    against: str
+    consistency: str
+    pairs: str
+    right: str
+    right_share: str
+    margin: str
+    length: str
+    truncated: str
+    duplicates: str
+    time: str
+
+
+def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
+    """One row for each policy: its evaluation on the first suite and the round that made it."""
+    evaluations = next(iter(evaluations_of(events).values()), {})
+    rounds = {text(event.get("policy")): event for event in rounds_of(events)}
+    policies = policies_of(events)
+    seconds: dict[int, float] = {}
+    for step in of_kind(events, "step"):
+        taken = number(step.get("seconds"))
+        if taken is not None and not step.get("reused"):
+            seconds[round_number(step)] = seconds.get(round_number(step), 0.0) + taken
+    # two policies can share a round (M0 and M1): its time is shown once, with the last of them
+    last_of_round = {round_: policy for policy, round_ in policies.items()}
+    rows = []
+    for policy, round_ in policies.items():
+        evaluation, made = evaluations.get(policy), rounds.get(policy)
+        paired, labels = dig(evaluation, "paired"), dig(made, "label_accuracy")
+        right = with_interval(labels, "value", scale=100)
+        rows.append(
+            PolicyRow(
+                policy=policy,
+                round=str(round_),
+                accuracy=with_interval(evaluation, "value", scale=100),
+                change=with_interval(paired, "difference", scale=100, sign=True),
+                against=text(dig(paired, "against")),
+                consistency=fixed(dig(made, "consistency", "mean"), 2),
+                pairs=count(dig(made, "pairs")),
+                right=right,
+                right_share=right.partition(" ")[0],
+                margin=fixed(dig(made, "margins", "mean_abs"), 3),
+                length=fixed(dig(made, "lengths", "mean"), 1),
+                truncated=fixed(dig(made, "lengths", "truncated_share"), 1, scale=100),
+                duplicates=fixed(dig(made, "health", "duplicate_rate"), 1, scale=100),
+                time=duration(seconds.get(round_)) if last_of_round[round_] == policy else "",
+            )
+        )
+    return rows

@@ -1,0 +1,192 @@
+"""What a person sees in the terminal while a run goes on, and at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import rich.progress
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfimprove.reporting.events import Event
+from selfimprove.reporting.summary import duration, evaluations_of, policy_rows
+from selfimprove.reporting.text import printable, visible
+
+__all__ = ["Progress", "printable", "rounds_table"]
+
+
+@dataclass
+class _Task:
+    name: str
+    total: int | None
+    unit: str
+    started: float
+    done: int = 0
+    last_line: float = 0.0
+
+
+class Progress:
+    """Shows how far long steps are: a bar on a terminal, a plain line now and then in a log file.
+
+    Everything goes to standard error, so that standard output stays free for results.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        live: bool | None = None,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console = console or Console(stderr=True)
+        # FORCE_COLOR makes rich take a CI log for a terminal, which a bar would fill with cursor movements
+        is_terminal = self.console.is_interactive and self.console.file.isatty()
+        self._live = is_terminal if live is None else live
+        self._interval = interval
+        self._clock = clock
+        self._bars: rich.progress.Progress | None = None
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "items") -> Iterator[Callable[[int], None]]:
+        """Gives a function to call with the number of units just finished. Tasks may be nested."""
+        task = _Task(name, total, unit, started=self._clock())
+        if self._live:
+            show = self._with_bar(task)
+        else:
+            self.note(name if total is None else f"{name}: {total} {unit}")
+            task.last_line = task.started
+            show = self._with_lines(task)
+        ending = "stopped"
+        try:
+            with show as advance:
+                yield advance
+            ending = "done"
+        finally:
+            amount = f"{task.done}" if task.total in (None, task.done) else f"{task.done} of {task.total}"
+            taken = duration(self._clock() - task.started)
+            self.note(f"{name}: {ending}, {amount} {unit} in {taken}")
+
+    def note(self, text: str) -> None:
+        """Prints a line of plain text; `printable` is not needed, no markup in it is obeyed."""
+        self.console.print(Text(visible(text)), soft_wrap=True)
+
+    def step_reused(self, name: str) -> None:
+        """Says that a finished step of an earlier start of this run is used as it is."""
+        self.note(f"{name}: already done, reused")
+
+    @contextmanager
+    def _with_lines(self, task: _Task) -> Iterator[Callable[[int], None]]:
+        def advance(units: int) -> None:
+            task.done += units
+            now = self._clock()
+            finished = task.total is not None and task.done >= task.total
+            if finished or now - task.last_line < self._interval:
+                return
+            task.last_line = now
+            if task.total is None:
+                self.note(f"{task.name}: {task.done} {task.unit}, {duration(now - task.started)} so far")
+            else:
+                share = 100 * task.done / max(task.total, 1)
+                left = _time_left(task.done, task.total, now - task.started)
+                self.note(f"{task.name}: {share:.0f}% ({task.done} of {task.total} {task.unit}), {left} left")
+
+        yield advance
+
+    @contextmanager
+    def _with_bar(self, task: _Task) -> Iterator[Callable[[int], None]]:
+        outermost = self._bars is None
+        bars = self._bars or rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=20),
+            _AmountColumn(),
+            rich.progress.TimeElapsedColumn(),
+            _TimeLeftColumn(),
+            console=self.console,
+            transient=True,
+        )
+        if outermost:
+            self._bars = bars
+            bars.start()
+        bar = bars.add_task(visible(task.name), total=task.total, unit=task.unit)
+
+        def advance(units: int) -> None:
+            task.done += units
+            bars.advance(bar, units)
+
+        try:
+            yield advance
+        finally:
+            bars.remove_task(bar)
+            if outermost:
+                bars.stop()
+                self._bars = None
+
+
+class _AmountColumn(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> Text:
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{total} {task.fields['unit']}", no_wrap=True)
+
+
+class _TimeLeftColumn(rich.progress.ProgressColumn):
+    """From the average since the start: rich's own column forgets batches longer than 30 seconds ago."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        if task.total is None:
+            return Text("")
+        return Text(f"{_time_left(task.completed, task.total, task.elapsed or 0.0)} left", no_wrap=True)
+
+
+def _time_left(done: float, total: float, elapsed: float) -> str:
+    if done <= 0:
+        return "?"
+    left = round(elapsed * max(total - done, 0) / done)
+    return duration(left) if left >= 60 else f"{left} s"
+
+
+def rounds_table(events: Sequence[Event]) -> Table:
+    """One row for each policy, at most 80 columns wide; `report.html` has the rest."""
+    rows = policy_rows(events)
+    suite = next(iter(evaluations_of(events)), "")
+    against = sorted({row.against for row in rows if row.against})
+    table = Table(
+        title=printable(f"{suite}: accuracy in %, with 95% intervals") if suite else None,
+        title_justify="left",
+        caption=_caption(against),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0),
+        collapse_padding=True,
+    )
+    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
+    for header in ("accuracy", "change"):  # these wrap before anything is cut off
+        table.add_column(header, justify="right", min_width=20 if header == "change" else None)
+    for header in ("C", "pairs", "right\n%", "|h|", "length\ntokens"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (
+            row.accuracy,
+            row.change,
+            row.consistency,
+            row.pairs,
+            row.right_share,
+            row.margin,
+            row.length,
+        )
+        table.add_row(printable(row.policy), *(printable(cell) if cell else "-" for cell in cells))
+    return table
+
+
+def _caption(against: list[str]) -> str:
+    change = f"change: paired, in points, against {' or '.join(against)}. " if against else ""
+    return printable(
+        f"{change}C: ranking consistency; right: labels that prefer the right answer; "
+        "|h|: mean trained margin; of the round that made the policy."
+    )

@@ -1,0 +1,136 @@
+"""The sampler that is always there: a batched decoding loop on the model's own forward.
+
+Why not `generate`: it has one global random generator, computes a prompt once per response, and keeps finished
+rows in the batch until the last is done. Here every row has its own noise (so that a row's tokens depend on its
+seed alone, not on its neighbours), a prompt is computed once, and finished rows leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfimprove.batching import positions, prefill, token_budget_batches
+from selfimprove.policy import MODELS, Policy
+from selfimprove.sampling import Decoding, Request, Sampled
+from selfimprove.scoring import token_log_probs
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """`count` uniform numbers in [0, 1) that depend on the seed alone (Philox, the same on every machine)."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+
+
+def pick_tokens(logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """One token per row by inverting the cumulative distribution over the nucleus, most likely token first.
+
+    Args:
+        logits: (rows, vocabulary), any float type.
+        noise: (rows,) uniform in [0, 1).
+        temperature: 0 takes the most likely token.
+        top_p: the nucleus is the smallest set of most likely tokens with at least this mass.
+
+    Returns:
+        (rows,) token ids.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    vocabulary = logits.shape[-1]
+    width = min(256, vocabulary)
+    while True:
+        # The nucleus nearly always lies within a few hundred tokens: sorting all 49,152 of a row costs more than
+        # the LM head. The search widens until every row's draw is decided.
+        top, tokens = probabilities.topk(width, dim=-1)
+        cumulative = top.double().cumsum(dim=-1)
+        reached = cumulative[:, -1] >= top_p if top_p < 1 else cumulative[:, -1] > noise
+        if width == vocabulary or bool(reached.all()):
+            break
+        width = min(width * 16, vocabulary)
+    inside = (cumulative - top.double()) < top_p
+    mass = (top.double() * inside).sum(dim=-1) if top_p < 1 else torch.ones_like(noise, dtype=torch.double)
+    target = noise.double() * mass
+    chosen = (cumulative <= target[:, None]).sum(dim=-1).clamp(max=width - 1)
+    last_inside = inside.sum(dim=-1) - 1
+    return tokens.gather(1, torch.minimum(chosen, last_inside)[:, None])[:, 0]
+
+
+class TransformersSampler:
+    """See the module. `batch_tokens` bounds rows x (prompt + new tokens) of one batch."""
+
+    name = "transformers"
+
+    def __init__(self, dtype: torch.dtype, device: str, batch_tokens: int) -> None:
+        self._dtype, self._device, self._batch_tokens = dtype, device, batch_tokens
+        self._policy: Policy | None = None
+
+    def set_weights(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @torch.inference_mode()
+    def sample(
+        self, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]
+    ) -> list[list[Sampled]]:
+        if self._policy is None:
+            raise RuntimeError("set_weights comes before sample")
+        model, as_policy = MODELS.get(self._policy, self._dtype, self._device)
+        results: list[list[Sampled]] = [[] for _ in requests]
+        # A request is one item; its cost is that of all its rows, so a batch keeps a prompt's responses together.
+        costs = [request.n * (len(request.prompt_ids) + decoding.max_new_tokens) for request in requests]
+        with as_policy:
+            for batch in token_budget_batches(costs, self._batch_tokens):
+                sampled = iter(_decode(model, [requests[i] for i in batch], decoding, advance))
+                for i in batch:
+                    results[i] = [next(sampled) for _ in range(requests[i].n)]
+        return results
+
+
+def _decode(
+    model: Any, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]
+) -> list[Sampled]:
+    """Responses of all requests' rows, in order."""
+    device = model.device
+    start = prefill(model, [r.prompt_ids for r in requests], [r.n for r in requests], pad=0)
+    cache, mask, logits = start.cache, start.mask, start.logits
+    noise = np.stack([uniforms(r.seed + i, decoding.max_new_tokens) for r in requests for i in range(r.n)])
+    stops = torch.tensor(decoding.stop_ids, device=device)
+    total = len(noise)
+    ids: list[list[int]] = [[] for _ in range(total)]
+    finish = ["length"] * total
+    log_probs = torch.zeros(total, dtype=torch.double)
+    rows = torch.arange(total)  # the original row behind each row still in the batch
+
+    for step in range(decoding.max_new_tokens):
+        here = torch.from_numpy(noise[rows.numpy(), step]).to(device)
+        tokens = pick_tokens(logits, here, decoding.temperature, decoding.top_p)
+        log_probs[rows] += token_log_probs(logits, tokens).double().cpu()
+        stopped = torch.isin(tokens, stops).cpu()
+        for row, token, ended in zip(rows.tolist(), tokens.tolist(), stopped.tolist(), strict=True):
+            ids[row].append(token)
+            if ended:
+                finish[row] = "stop"
+        if step + 1 == decoding.max_new_tokens:
+            break
+        if bool(stopped.any()):
+            advance(int(stopped.sum()))
+            keep = (~stopped).nonzero()[:, 0]
+            rows = rows[keep]
+            if len(rows) == 0:
+                break
+            keep = keep.to(device)
+            tokens, mask = tokens[keep], mask[keep]
+            cache.batch_select_indices(keep)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=positions(mask)[:, -1:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+    advance(sum(reason == "length" for reason in finish))
+    return [Sampled(i, f, float(p)) for i, f, p in zip(ids, finish, log_probs, strict=True)]

@@ -1,0 +1,95 @@
+"""Scoring: the log-likelihood of given responses under a named policy.
+
+Every implicit reward, length-normalised reward and DPO reference is a function of two stored numbers per
+response: its summed log-probability (nats) and its number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from selfimprove.batching import pad_right, positions, prefill, token_budget_batches
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and the responses to score, as token ids; no response is empty."""
+
+    prompt_ids: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+
+
+# Rows of logits turned into fp32 at once: 256 x 49,152 x 4 bytes is 50 MB.
+_LOGIT_ROWS = 256
+# Bound on the logits of one batch, in numbers (0.5 GB in fp32).
+_LOGIT_BUDGET = 2**27
+
+
+@torch.inference_mode()
+def summed_log_probs(
+    model: Any, groups: Sequence[Group], batch_tokens: int, advance: Callable[[int], None] = lambda n: None
+) -> list[list[float]]:
+    """Summed log-probability (nats) of each response given its prompt.
+
+    The prompt is computed once for its responses, and only positions that predict a response token go through
+    the LM head; log-softmax and sums are fp32 or wider whatever the model's type.
+
+    Args:
+        model: a causal LM in evaluation mode (inside its policy's context, see `ModelPool.get`).
+        groups: prompts with their responses.
+        batch_tokens: bound on responses x (prompt + longest response) of one batch.
+        advance: told of every finished response.
+
+    Returns:
+        One list per group, one float per response.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    longest = max((len(r) for g in groups for r in g.responses), default=1)
+    budget = min(batch_tokens, _LOGIT_BUDGET // vocabulary * (1 + _mean_prompt(groups) // longest))
+    costs = [len(g.responses) * (len(g.prompt_ids) + max(map(len, g.responses))) for g in groups]
+    results: list[list[float]] = [[] for _ in groups]
+    for batch in token_budget_batches(costs, budget):
+        scored = iter(_score_batch(model, [groups[i] for i in batch]))
+        for i in batch:
+            results[i] = [next(scored) for _ in groups[i].responses]
+        advance(sum(len(groups[i].responses) for i in batch))
+    return results
+
+
+def _mean_prompt(groups: Sequence[Group]) -> int:
+    return sum(len(g.prompt_ids) for g in groups) // max(1, len(groups))
+
+
+def _score_batch(model: Any, groups: Sequence[Group]) -> list[float]:
+    responses = [response for group in groups for response in group.responses]
+    start = prefill(model, [g.prompt_ids for g in groups], [len(g.responses) for g in groups], pad=0)
+    ids, mask = (tensor.to(model.device) for tensor in pad_right(responses, 0))
+    totals = token_log_probs(start.logits, ids[:, 0]).double()
+    if ids.shape[1] > 1:
+        # Fed with all but its last token, the response's every output predicts one of its tokens: no position of
+        # the prompt reaches the LM head.
+        attention = torch.cat([start.mask, mask[:, :-1]], dim=1)
+        logits = model(
+            input_ids=ids[:, :-1],
+            attention_mask=attention,
+            position_ids=positions(attention)[:, start.mask.shape[1] :],
+            past_key_values=start.cache,
+            use_cache=True,
+        ).logits
+        totals += (token_log_probs(logits, ids[:, 1:]) * mask[:, 1:]).double().sum(dim=1)
+    return totals.tolist()
+
+
+def token_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability (nats, fp32) of each target id: logits (..., vocabulary), targets and result (...)."""
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    pieces = []
+    for start in range(0, len(wanted), _LOGIT_ROWS):
+        rows = flat[start : start + _LOGIT_ROWS].float()
+        picked = rows.gather(1, wanted[start : start + _LOGIT_ROWS, None])[:, 0]
+        pieces.append(picked - rows.logsumexp(dim=-1))
+    return torch.cat(pieces).reshape(targets.shape)

@@ -1,0 +1,299 @@
+"""The two training stages, each run from its step's folder alone: SFT and preference training.
+
+A folder holds `step.json`, `inputs/`, and while it works `checkpoints/`; it ends with `policy/` (an adapter or a
+whole model, with the tokenizer) and `history.json`. One function serves the in-process call and every rank of
+`accelerate launch`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from trl import DPOConfig, SFTConfig, SFTTrainer
+
+from selfimprove.artefacts import explained_write, read_rows, sync_tree, write_json
+from selfimprove.errors import GateError, InputError, RunFailed
+from selfimprove.policy import MODELS, Policy, load_base, pick_device
+from selfimprove.training.preference import PairCollator, PreferenceTrainer
+
+Advance = Callable[[int], None]
+_WHOLE = "whole"  # marks a checkpoint that was written to its end
+
+
+class _Checkpoints(TrainerCallback):
+    """Marks whole checkpoints, keeps intermediate policies, reports progress, stops on a non-finite loss."""
+
+    def __init__(self, folder: Path, keep_at: dict[int, str], advance: Advance) -> None:
+        self.folder, self.keep_at, self.advance = folder, keep_at, advance
+        self.trainer: Any = None
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            sync_tree(checkpoint)
+            write_json(checkpoint / _WHOLE, {"step": state.global_step})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.advance(1)
+        if (name := self.keep_at.get(state.global_step)) and not (self.folder / name).exists():
+            save_policy(self.trainer, self.folder / name)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            raise RunFailed(
+                f"the training loss became {loss} at optimizer step {state.global_step}; lower "
+                "training.learning_rate, or look at the examples in this step's folder: " + str(self.folder)
+            )
+
+
+def save_policy(trainer: Any, folder: Path) -> None:
+    """Saves the trained model whole or not at all, in the form plain Transformers or PEFT opens."""
+    temporary = folder.with_name(f".{folder.name}.saving")
+    with explained_write(folder):
+        if trainer.is_world_process_zero():
+            shutil.rmtree(temporary, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(temporary))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            for extra in ("training_args.bin", "README.md"):  # a pickle, and a card about a folder that is no repo
+                (temporary / extra).unlink(missing_ok=True)
+            sync_tree(temporary)
+            temporary.replace(folder)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end; half-written ones are removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / _WHOLE).is_file():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def batch_split(batch_size: int, micro_batch_size: int, processes: int) -> tuple[int, int]:
+    """(rows per process and forward, accumulation steps) whose product with `processes` is `batch_size`."""
+    if batch_size % processes:
+        raise InputError(f"training.batch_size: {batch_size} is not a multiple of training.processes ({processes})")
+    per_process = batch_size // processes
+    micro = max(size for size in range(1, min(micro_batch_size, per_process) + 1) if per_process % size == 0)
+    return micro, per_process // micro
+
+
+def _arguments(task: dict[str, Any], folder: Path, device: str, processes: int) -> dict[str, Any]:
+    """What SFTConfig and DPOConfig have in common; every default of TRL that would surprise is undone."""
+    options, execution = task["options"], task["execution"]
+    micro, accumulation = batch_split(options["batch_size"], execution["micro_batch_size"], processes)
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "seed": task["seed"],
+        "learning_rate": options["learning_rate"],
+        "num_train_epochs": options["epochs"],
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "lr_scheduler_type": options["scheduler"],
+        "warmup_steps": options["warmup_ratio"],
+        "weight_decay": options["weight_decay"],
+        "max_grad_norm": options["max_grad_norm"],
+        "bf16": options["dtype"] == "bfloat16",
+        "max_length": None,
+        "gradient_checkpointing": execution["gradient_checkpointing"],
+        "use_cpu": device == "cpu",
+        "save_strategy": "steps",
+        "save_steps": execution["checkpoint_steps"],
+        "save_total_limit": 2,  # the older one stays until the newer is marked whole
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": execution["report_to"],
+        "dataloader_pin_memory": device != "cpu",
+        "remove_unused_columns": True,
+    }
+
+
+def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed: int) -> Any:
+    """The policy ready to train: its adapter goes on, a new adapter starts as the identity, or all weights train."""
+    lora = options["lora"]
+    half = options["dtype"] == "bfloat16"
+    # Full weights keep fp32 masters under bf16 autocast; a frozen base can be bf16 itself.
+    dtype = torch.bfloat16 if half and lora else torch.float32
+    model = load_base(policy, dtype, device, quantize_4bit=bool(lora and lora["quantize_4bit"]))
+    set_seed(seed)
+    if policy.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, policy.adapter, is_trainable=bool(lora))
+        if not lora:
+            return model.merge_and_unload()
+        found = model.peft_config["default"].r
+        if found != lora["r"]:
+            raise InputError(
+                f"training.lora.r: {lora['r']}, but the adapter to go on with has r = {found} ({policy.adapter})"
+            )
+        return model
+    if not lora:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    # PEFT's default initialisation has B = 0, so the new adapter is the identity and the policy is its own
+    # reference at step 0 (CREAM's released code draws B at random, where it is not).
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora["r"],
+            lora_alpha=lora["alpha"],
+            lora_dropout=lora["dropout"],
+            target_modules=lora["target_modules"],
+        ),
+    )
+
+
+def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    checkpoints = folder / "checkpoints"
+    newest = newest_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
+    trainer.accelerator.wait_for_everyone()
+    newest = newest or newest_checkpoint(checkpoints)
+    if newest is not None:
+        callback.advance(int(newest.name.split("-")[1]))
+    with explained_write(folder):
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        save_policy(trainer, folder / "policy")
+        if trainer.is_world_process_zero():
+            history = [row for row in trainer.state.log_history if "loss" in row]
+            write_json(folder / "history.json", history)
+
+
+def _padded(rows: list[dict[str, Any]], multiple: int, blank: Callable[[dict[str, Any]], dict[str, Any]]) -> Dataset:
+    """Rows filled up with blank ones to whole global batches, so that no process repeats or drops a real row."""
+    missing = -len(rows) % multiple
+    return Dataset.from_list(rows + [blank(rows[0])] * missing)
+
+
+def optimizer_steps(rows: int, batch_size: int, epochs: float) -> int:
+    """Optimizer steps of a training stage."""
+    return math.ceil(math.ceil(rows / batch_size) * epochs)
+
+
+def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
+    """SFT on (prompt_ids, response_ids) rows; only response tokens are trained. `options["keep_at"]` is the share
+    of the training after which `policy-middle/` is saved, or None."""
+    options, policy = task["options"], Policy(**task["policies"]["start"])
+    device, processes = pick_device(task["execution"]["device"]), _world_size()
+    rows = [
+        {
+            "input_ids": row["prompt_ids"] + row["response_ids"],
+            "labels": [-100] * len(row["prompt_ids"]) + row["response_ids"],
+        }
+        for row in read_rows(folder / "inputs" / "examples.arrow")
+    ]
+    data = _padded(rows, options["batch_size"], lambda row: {**row, "labels": [-100] * len(row["labels"])})
+    trainer = SFTTrainer(
+        model=_trainable_model(policy, options, device, task["seed"]),
+        args=SFTConfig(
+            **_arguments(task, folder, device, processes), dataset_kwargs={"skip_prepare_dataset": True}
+        ),
+        train_dataset=data,
+        processing_class=fresh_tokenizer(policy),
+    )
+    total = optimizer_steps(len(rows), options["batch_size"], options["epochs"])
+    keep_at = options.get("keep_at")
+    middle = {max(1, round(total * keep_at)): "policy-middle"} if keep_at else {}
+    _train(trainer, folder, _Checkpoints(folder, middle, advance))
+
+
+def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> None:
+    """Preference training on the pairs in `inputs/pairs.arrow`; see `PreferenceTrainer`."""
+    options, policy = task["options"], Policy(**task["policies"]["start"])
+    device, processes = pick_device(task["execution"]["device"]), _world_size()
+    rows = [
+        {**{name: row[name] for name in row if name.endswith(("_ids", "_log_prob", "confidence"))}, "weight": 1.0}
+        for row in read_rows(folder / "inputs" / "pairs.arrow")
+    ]
+    data = _padded(rows, options["batch_size"], lambda row: {**row, "weight": 0.0})
+    tokenizer = fresh_tokenizer(policy)
+    trainer = PreferenceTrainer(
+        model=_trainable_model(policy, options, device, task["seed"]),
+        args=DPOConfig(
+            **_arguments(task, folder, device, processes),
+            beta=options["beta"],
+            precompute_ref_log_probs=True,  # "do not load a reference model": its log-probs come with the pairs
+        ),
+        train_dataset=data,
+        data_collator=PairCollator(tokenizer.pad_token_id or 0),
+        processing_class=tokenizer,
+    )
+    if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
+    same = task["options"]["reference_is_start"]
+    callback = _Checkpoints(folder, {}, advance)
+    trainer.add_callback(_FirstLoss(trainer, same, 2e-2 if options["dtype"] == "bfloat16" else 1e-3, folder))
+    _train(trainer, folder, callback)
+
+
+class _FirstLoss(TrainerCallback):
+    """Gate: at step 0 the loss is ln 2 exactly when the policy is its own loss reference."""
+
+    def __init__(self, trainer: Any, reference_is_start: bool, tolerance: float, folder: Path) -> None:
+        self.trainer, self.same, self.tolerance, self.folder = trainer, reference_is_start, tolerance, folder
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        first = self.trainer.first_batch
+        if first is None or first["step"] > 0 or state.global_step > 1:
+            return
+        gap = abs(first["loss"] - math.log(2))
+        if state.is_world_process_zero:
+            write_json(self.folder / "first-batch.json", {**first, "reference_is_start": self.same})
+        if self.same and gap > self.tolerance:
+            raise GateError(
+                f"gate dpo_start: the first loss is {first['loss']:.5f}, not ln 2 = 0.69315 (allowed {self.tolerance}), "
+                "although the policy is its own loss reference: the reference log-probs are of another model, other "
+                f"tokens or another template. Look at the pairs in {self.folder}"
+            )
+        if not self.same and first["mean_abs_margin"] == 0.0:
+            raise GateError(
+                "gate dpo_start: every margin of the first batch is exactly 0 although the loss reference is another "
+                f"model than the policy: the reference log-probs are the policy's own. Look at {self.folder}"
+            )
+
+
+def fresh_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
+    """A tokenizer of its own for a trainer, since TRL changes the one it is given (its pad token)."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(policy.base, trust_remote_code=policy.trust_remote_code)
+
+
+def _world_size() -> int:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def free_before_training() -> None:
+    """Gives the samplers' and scorers' model back before a trainer loads its own."""
+    MODELS.free()
+
+
+def policy_folder(folder: Path, middle: bool = False) -> Path:
+    return folder / ("policy-middle" if middle else "policy")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The trainer's log, one row per optimizer step."""
+    return list(json.loads((folder / "history.json").read_text()))
+
+

@@ -1,0 +1,160 @@
+"""The one entry for heavy work: `worker(step_dir, shard)` does a piece of a step from its folder alone.
+
+The loop calls it in this process; `accelerate launch -m selfimprove.worker STEP_DIR SHARD` calls it on every
+rank. A shard's output appears whole under its final name or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfimprove.artefacts import read_rows, write_json, write_rows
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What a step does. `version` goes up when its result can change; `input_name` is the input that is cut into
+    shards of `shard_groups` prompts (None: one piece)."""
+
+    version: int
+    work: Callable[[Path, dict[str, Any], int, Advance], None]
+    input_name: str
+    shard_groups: int | None
+    unit: str
+
+
+def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.policy import Policy, load_tokenizer, pick_device, pick_dtype
+    from selfimprove.sampling import Decoding, Request, make_sampler, response_seed
+
+    options, policy = task["options"], Policy(**task["policies"]["policy"])
+    device = pick_device(task["execution"]["device"])
+    prompts = shard_of(read_rows(folder / "inputs" / "prompts.arrow"), shard, task["shard_groups"])
+    sampler = make_sampler(
+        options["backend"], pick_dtype(options["dtype"], device), device, task["execution"]["batch_tokens"]
+    )
+    sampler.set_weights(policy)
+    requests = [
+        Request(tuple(p["prompt_ids"]), options["n"], response_seed(task["seed"], task["key"], 0, p["prompt_id"]))
+        for p in prompts
+    ]
+    decoding = Decoding(
+        options["temperature"], options["top_p"], options["max_new_tokens"], tuple(options["stop_ids"])
+    )
+    tokenizer = load_tokenizer(policy)
+    sampled = sampler.sample(requests, decoding, advance)
+    rows = [
+        {
+            "prompt_id": prompt["prompt_id"],
+            "index": index,
+            "ids": response.ids,
+            "finish": response.finish,
+            "log_prob": response.log_prob,
+            "text": tokenizer.decode(response.ids, skip_special_tokens=True),
+        }
+        for prompt, responses in zip(prompts, sampled, strict=True)
+        for index, response in enumerate(responses)
+    ]
+    write_rows(folder / f"rows-{shard:05d}.arrow", rows)
+
+
+def _log_probs(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.policy import MODELS, Policy, pick_device, pick_dtype
+    from selfimprove.scoring import Group, summed_log_probs
+
+    device = pick_device(task["execution"]["device"])
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(folder / "inputs" / "responses.arrow"):
+        groups.setdefault(row["prompt_id"], []).append(row)
+    mine = shard_of(list(groups.values()), shard, task["shard_groups"])
+    model, as_policy = MODELS.get(
+        Policy(**task["policies"]["policy"]), pick_dtype(task["options"]["dtype"], device), device
+    )
+    with as_policy:
+        scored = summed_log_probs(
+            model,
+            [Group(tuple(g[0]["prompt_ids"]), tuple(tuple(r["ids"]) for r in g)) for g in mine],
+            task["execution"]["batch_tokens"],
+            advance,
+        )
+    rows = [
+        {"prompt_id": row["prompt_id"], "index": row["index"], "log_prob": value, "tokens": len(row["ids"])}
+        for group, values in zip(mine, scored, strict=True)
+        for row, value in zip(group, values, strict=True)
+    ]
+    write_rows(folder / f"rows-{shard:05d}.arrow", rows)
+
+
+def _sft(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.training.stages import train_sft
+
+    train_sft(folder, task, advance)
+
+
+def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.training.stages import train_preference
+
+    train_preference(folder, task, advance)
+
+
+STEPS = {
+    "sample": StepKind(1, _sample, "prompts", 32, "responses"),
+    "log_probs": StepKind(1, _log_probs, "responses", 64, "responses"),
+    "sft": StepKind(1, _sft, "examples", None, "steps"),
+    "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
+}
+
+
+def shard_of(items: list[Any], shard: int, size: int) -> list[Any]:
+    """The items of one shard: fixed composition, so a resumed run repeats an undisturbed one."""
+    return items[shard * size : (shard + 1) * size]
+
+
+def worker(step_dir: str | Path, shard: int, advance: Advance = lambda n: None) -> None:
+    """Does one shard of the step whose folder is `step_dir`; `advance` is told of finished units."""
+    folder = Path(step_dir)
+    task = json.loads((folder / "step.json").read_text())
+    STEPS[task["step"]].work(folder, task, shard, advance)
+
+
+class _Report:
+    """Progress for a parent that polls `progress.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.done, self.last = folder / "progress.json", 0, 0.0
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self.last > 0.5:
+            write_json(self.path, {"done": self.done})
+            self.last = time.monotonic()
+
+
+def main() -> None:
+    """`python -m selfimprove.worker STEP_DIR SHARD`, also under `accelerate launch`."""
+    import os
+
+    from selfimprove.errors import SelfImproveError
+    from selfimprove.quiet import quiet_libraries
+
+    quiet_libraries()
+    folder, shard = Path(sys.argv[1]), int(sys.argv[2])
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        worker(folder, shard, _Report(folder) if first else lambda n: None)
+    except SelfImproveError as error:
+        if first:
+            write_json(folder / "error.json", {"kind": type(error).__name__, "message": str(error)})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
