@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfimprove.loop import run
+    from selfimprove.execute import run
     from selfimprove.policy import Policy
     from selfimprove.recipe import Recipe, load_recipe
 
 __all__ = ["Policy", "Recipe", "load_recipe", "run"]
-_WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "run": "loop", "Policy": "policy"}
+_WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "run": "execute", "Policy": "policy"}
 
 
 def __getattr__(name: str) -> Any:

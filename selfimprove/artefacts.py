@@ -47,14 +47,19 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def explained_write(path: Path) -> Iterator[None]:
-    """Turns an operating system's refusal to write into a message that says what to do."""
+    """Turns a refusal to write into a message that says what to do, whichever library met it."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message = f"{path}: the disk is full ({error.strerror}). Finished steps are kept: make room, run again."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            message = f"{path}: cannot be written ({error.strerror}). Choose another `output`, or mend the rights."
+    except SelfImproveError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # torch.save and safetensors say it in words only.
+        full = "No space left" in str(error) or "PytorchStreamWriter failed" in str(error)
+        if full or number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message = f"{path}: the disk is full ({error}). Finished steps are kept: make room, run again."
+        elif number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            message = f"{path}: cannot be written ({error}). Choose another `output`, or mend the rights."
         else:
             raise
         raise RunFailed(message) from error
@@ -197,8 +202,6 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[Path, Artefact] = {}
-        with explained_write(folder):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str, key: str) -> Path:
         return self.folder / f"{name}-{key[:16]}"
@@ -224,7 +227,7 @@ class Store:
         """The folder to work in: new, or what an interrupted run left (its whole shards are reused)."""
         partial = self.folder / f".partial-{name}-{key[:16]}"
         with explained_write(partial):
-            partial.mkdir(exist_ok=True)
+            partial.mkdir(parents=True, exist_ok=True)
         return partial
 
     def finish(self, partial: Path, name: str, key: str, manifest: dict[str, Any]) -> Artefact:

@@ -161,19 +161,16 @@ class Gates(Strict):
     min_distinct: Share = 0.1
 
 
-METHODS = ("sft", "dpo", "iterative_dpo", "srlm", "cream")
-
-
 class Recipe(Strict):
     """One run, whole. `load_recipe` reads it from YAML; `selfimprove run` and `selfimprove.run` take it."""
 
-    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream"]
+    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream", "evaluate"]
     model: str = "smollm2-135m-instruct"
     output: str
     store: str | None = None
     seed: int = 0
     rounds: Positive = 3
-    data: Data
+    data: Data = Data()
     sampling: Sampling = Sampling()
     training: Training = Training()
     sft: Sft = Sft()
@@ -190,10 +187,12 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needs = {"sft": ("seed",), "dpo": ("pairs",), "iterative_dpo": ("prompts",)}
+        needs = {"sft": ("seed",), "dpo": ("pairs",), "iterative_dpo": ("prompts",), "evaluate": ()}
         for name in needs.get(self.method, ("seed", "prompts")):
             if getattr(self.data, name) is None:
                 raise ValueError(f"method {self.method!r} needs `data.{name}`")
+        if self.method == "evaluate" and not self.evaluate:
+            raise ValueError("method 'evaluate' needs at least one suite under `evaluate`")
         if self.method == "iterative_dpo" and self.iterative_dpo.sft and self.data.seed is None:
             raise ValueError("iterative_dpo begins with SFT on `data.seed`: give it, or set iterative_dpo.sft=false")
         if self.keep == "best" and not self.development:

@@ -76,6 +76,8 @@ def run_step(store: Store, request: StepRequest, progress: Progress) -> tuple[Ar
     key = request.key()
     if found := store.find(request.step, key):
         return found, True
+    with explained_write(store.folder):
+        store.folder.mkdir(parents=True, exist_ok=True)
     # The lock is for runs that share a store; within a run the run's own lock holds.
     lock = FileLock(store.folder / f".{request.step}-{key[:16]}.lock")
     try:

@@ -7,6 +7,8 @@ rank. A shard's output appears whole under its final name or not at all.
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import read_rows, write_json, write_rows
+from selfimprove.errors import RunFailed, SelfImproveError
+from selfimprove.quiet import quiet_libraries
 
 Advance = Callable[[int], None]
 
@@ -71,26 +75,81 @@ def _log_probs(folder: Path, task: dict[str, Any], shard: int, advance: Advance)
     from selfimprove.scoring import Group, summed_log_probs
 
     device = pick_device(task["execution"]["device"])
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in read_rows(folder / "inputs" / "responses.arrow"):
-        groups.setdefault(row["prompt_id"], []).append(row)
-    mine = shard_of(list(groups.values()), shard, task["shard_groups"])
+    groups = _by_prompt(read_rows(folder / "inputs" / "responses.arrow"))
+    mine = shard_of(groups, shard, task["shard_groups"])
+    # Equal responses of a prompt are scored once: they must tie exactly, whatever batch they would have been in.
+    distinct = [list(dict.fromkeys(tuple(row["ids"]) for row in group)) for group in mine]
     model, as_policy = MODELS.get(
         Policy(**task["policies"]["policy"]), pick_dtype(task["options"]["dtype"], device), device
     )
     with as_policy:
         scored = summed_log_probs(
             model,
-            [Group(tuple(g[0]["prompt_ids"]), tuple(tuple(r["ids"]) for r in g)) for g in mine],
+            [Group(tuple(g[0]["prompt_ids"]), tuple(ids)) for g, ids in zip(mine, distinct, strict=True)],
             task["execution"]["batch_tokens"],
             advance,
         )
-    rows = [
-        {"prompt_id": row["prompt_id"], "index": row["index"], "log_prob": value, "tokens": len(row["ids"])}
-        for group, values in zip(mine, scored, strict=True)
-        for row, value in zip(group, values, strict=True)
-    ]
+    rows = []
+    for group, ids, values in zip(mine, distinct, scored, strict=True):
+        value_of = dict(zip(ids, values, strict=True))
+        rows += [
+            {
+                "prompt_id": row["prompt_id"],
+                "index": row["index"],
+                "log_prob": value_of[tuple(row["ids"])],
+                "tokens": len(row["ids"]),
+            }
+            for row in group
+        ]
+    _refuse_non_finite(rows, folder)
+    advance(len(rows) - sum(map(len, distinct)))
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)
+
+
+def _refuse_non_finite(rows: list[dict[str, Any]], folder: Path) -> None:
+    bad = [row for row in rows if not math.isfinite(row["log_prob"])]
+    if bad:
+        raise RunFailed(
+            f"{len(bad)} of {len(rows)} log-probs are not finite (first: prompt {bad[0]['prompt_id']!r}, response "
+            f"{bad[0]['index']}): the model's weights or its type overflow; try training.dtype=float32. Step: {folder}"
+        )
+
+
+def _reward_model(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    from selfimprove.chat import render_example
+    from selfimprove.judging.reward_model import classifier_scores
+    from selfimprove.policy import Policy, load_tokenizer, pick_device, pick_dtype
+
+    device = pick_device(task["execution"]["device"])
+    policy = Policy(**task["policies"]["reward_model"])
+    groups = _by_prompt(read_rows(folder / "inputs" / "texts.arrow"))
+    rows = [row for group in shard_of(groups, shard, task["shard_groups"]) for row in group]
+    tokenizer = load_tokenizer(policy)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        policy.base, dtype=pick_dtype(task["options"]["dtype"], device), num_labels=1, use_safetensors=True
+    ).to(device)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    rendered = [
+        [id for part in render_example(tokenizer, row["messages"], row["text"]) for id in part] for row in rows
+    ]
+    scores = classifier_scores(model.eval(), rendered, task["execution"]["batch_tokens"], advance)
+    write_rows(
+        folder / f"rows-{shard:05d}.arrow",
+        [
+            {"prompt_id": row["prompt_id"], "index": row["index"], "score": score}
+            for row, score in zip(rows, scores, strict=True)
+        ],
+    )
+
+
+def _by_prompt(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["prompt_id"], []).append(row)
+    return list(groups.values())
 
 
 def _sft(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
@@ -108,6 +167,7 @@ def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> No
 STEPS = {
     "sample": StepKind(1, _sample, "prompts", 32, "responses"),
     "log_probs": StepKind(1, _log_probs, "responses", 64, "responses"),
+    "reward_model": StepKind(1, _reward_model, "texts", 64, "responses"),
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
 }
@@ -140,11 +200,6 @@ class _Report:
 
 def main() -> None:
     """`python -m selfimprove.worker STEP_DIR SHARD`, also under `accelerate launch`."""
-    import os
-
-    from selfimprove.errors import SelfImproveError
-    from selfimprove.quiet import quiet_libraries
-
     quiet_libraries()
     folder, shard = Path(sys.argv[1]), int(sys.argv[2])
     first = os.environ.get("RANK", "0") == "0"

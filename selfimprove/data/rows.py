@@ -42,10 +42,12 @@ class Response:
 
 @dataclass(frozen=True)
 class Responses:
-    """All responses to some prompts, by prompt id, in order of index."""
+    """All responses to some prompts, by prompt id, in order of index. `sampled_by`: the policy's digest, if one
+    sampled them."""
 
     prompts: Mapping[str, RenderedPrompt]
     by_prompt: Mapping[str, Sequence[Response]]
+    sampled_by: str | None = None
 
     def __iter__(self) -> Iterator[tuple[RenderedPrompt, Sequence[Response]]]:
         for prompt_id, responses in self.by_prompt.items():

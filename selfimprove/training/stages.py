@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from selfimprove.artefacts import explained_write, read_rows, sync_tree, write_json
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.policy import MODELS, Policy, load_base, pick_device
+from selfimprove.policy import Policy, adapter_digest, load_base, pick_device, weights_digest
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 
 Advance = Callable[[int], None]
@@ -162,6 +164,7 @@ def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed:
 
 def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
     callback.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
     checkpoints = folder / "checkpoints"
     newest = newest_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
@@ -238,10 +241,10 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     )
     if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
-    same = task["options"]["reference_is_start"]
-    callback = _Checkpoints(folder, {}, advance)
-    trainer.add_callback(_FirstLoss(trainer, same, 2e-2 if options["dtype"] == "bfloat16" else 1e-3, folder))
-    _train(trainer, folder, callback)
+    if task["execution"]["gate_dpo_start"]:
+        tolerance = 2e-2 if options["dtype"] == "bfloat16" else 1e-3
+        trainer.add_callback(_FirstLoss(trainer, options["reference_is_start"], tolerance, folder))
+    _train(trainer, folder, _Checkpoints(folder, {}, advance))
 
 
 class _FirstLoss(TrainerCallback):
@@ -278,22 +281,19 @@ def fresh_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
 
 
 def _world_size() -> int:
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def free_before_training() -> None:
-    """Gives the samplers' and scorers' model back before a trainer loads its own."""
-    MODELS.free()
-
-
-def policy_folder(folder: Path, middle: bool = False) -> Path:
-    return folder / ("policy-middle" if middle else "policy")
+def made_policy(start: Policy, folder: Path, name: str, middle: bool = False) -> Policy:
+    """The policy that a training step left in its (finished or partial) folder."""
+    made = folder / ("policy-middle" if middle else "policy")
+    if (made / "adapter_config.json").is_file():
+        return replace(start, name=name, adapter=str(made), adapter_digest=adapter_digest(made))
+    return replace(
+        start, name=name, base=str(made), base_digest=weights_digest(made), adapter=None, adapter_digest=None
+    )
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The trainer's log, one row per optimizer step."""
     return list(json.loads((folder / "history.json").read_text()))
-
-

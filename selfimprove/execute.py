@@ -1,0 +1,133 @@
+"""Running a recipe: what `selfimprove run` and `selfimprove.run` do."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfimprove.artefacts import DamagedArtefact, Store
+from selfimprove.errors import RunFailed, SelfImproveError
+from selfimprove.loop import Loop
+from selfimprove.methods import find_method
+from selfimprove.policy import MODELS, Policy
+from selfimprove.quiet import quiet_libraries
+from selfimprove.recipe import Recipe
+from selfimprove.reporting.events import EventLog, read_events
+from selfimprove.reporting.report import write_report
+from selfimprove.reporting.terminal import Progress
+from selfimprove.run_folder import Run
+from selfimprove.steps import environment
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run left. `policy_folder` opens with plain Transformers or PEFT."""
+
+    policy: Policy
+    folder: Path
+    report: Path
+    events: list[dict[str, Any]]
+
+    @property
+    def policy_folder(self) -> Path:
+        return Path(self.policy.adapter or self.policy.base)
+
+
+def run(recipe: Recipe, progress: Progress | None = None) -> Result:
+    """Runs a recipe to its end, going on where an earlier start of it stopped.
+
+    Idempotent: finished steps are found by their keys and not made again, and a finished run only walks through
+    them. Raises `InputError` (nothing started) or `RunFailed` (finished steps are kept).
+    """
+    quiet_libraries()
+    progress = progress or Progress()
+    folder = Path(recipe.output)
+    place = Run(folder)
+    with place.locked():
+        for change in place.adopt(recipe):
+            progress.note(f"the recipe changed since this run was last started: {change}")
+        started = time.monotonic()
+        with EventLog(folder) as events:
+            try:
+                policy = _walk(recipe, events, progress)
+            except BaseException:
+                _report_quietly(folder)
+                raise
+            events.emit(
+                "done",
+                "done",
+                policy=policy.name,
+                path=str(policy.adapter or policy.base),
+                digest=policy.digest,
+                seconds=round(time.monotonic() - started, 1),
+                kept=recipe.keep,
+            )
+        report = write_report(folder)
+    return Result(policy, folder, report, read_events(folder / "metrics.jsonl"))
+
+
+def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
+    """The method over the durable steps; started over where an artefact turns out to be damaged."""
+    import torch
+
+    folder = Path(recipe.output)
+    store = Store(Path(recipe.store) if recipe.store else folder / "steps")
+    while True:
+        try:
+            loop = Loop(recipe, store, events, progress)
+            events.emit(
+                "run",
+                "run",
+                name=folder.name,
+                method=recipe.method,
+                model=recipe.model,
+                model_digest=loop.base_policy.digest,
+                seed=recipe.seed,
+                versions=environment(),
+                device=loop.device,
+                backend=loop.backend,
+                recipe=recipe.model_dump(mode="json"),
+                warnings=model_notes(recipe.model),
+            )
+            policy = find_method(recipe.method)(loop)
+            link_policies(folder, loop.made, policy)
+            return policy
+        except DamagedArtefact as damage:
+            progress.note(f"damaged: {damage} Steps that depend on it are made again only if its content changes.")
+            MODELS.free()
+        except torch.OutOfMemoryError as error:
+            raise RunFailed(
+                "the GPU's memory is full; lower training.micro_batch_size or sampling.batch_tokens, use "
+                f"training.lora, or gradient_checkpointing=true ({str(error).splitlines()[0]})"
+            ) from error
+        finally:
+            MODELS.free()
+
+
+def model_notes(model: str) -> list[str]:
+    """What every table made with this model must say."""
+    from selfimprove.builtin import BUILTINS
+
+    return [BUILTINS[model].note] if model in BUILTINS else []
+
+
+def link_policies(folder: Path, made: list[Policy], final: Policy) -> None:
+    """`policies/M1`, ..., `policies/final`: links into the steps, so that people find what a run made."""
+    links = {policy.name: policy for policy in made} | ({"final": final} if final.name != "M0" else {})
+    for name, policy in links.items():
+        link = folder / "policies" / name
+        link.parent.mkdir(exist_ok=True)
+        target = Path(policy.adapter or policy.base)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+
+
+def _report_quietly(folder: Path) -> None:
+    """A report of what there is, for a run that is ending with an error; that error is the one to show."""
+    try:
+        write_report(folder)
+    except (SelfImproveError, OSError):
+        return

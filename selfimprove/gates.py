@@ -1,0 +1,152 @@
+"""Gates: invariants that a run's numbers rest on, checked while it runs. Pure: figures in, a verdict out.
+
+The gate `dpo_start` lives in `training/stages.py`, since it must stop the trainer at its first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from selfimprove.chat import check_rendering, end_of_turn_id
+from selfimprove.data.leakage import leaks
+from selfimprove.data.rows import LogProbs, Pair, Response, Responses
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate found; `message` says what to look at when it did not pass."""
+
+    gate: str
+    passed: bool
+    value: float | None
+    bound: float | None
+    message: str
+
+
+def rendering(tokenizer: Any, examples: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Verdict:
+    """Every (prompt_ids, response_ids) has BOS as its template writes it, never twice, and a trained end of turn."""
+    count = 0
+    for prompt_ids, response_ids in examples:
+        count += 1
+        if problem := check_rendering(tokenizer, list(prompt_ids), list(response_ids)):
+            shown = tokenizer.decode([*prompt_ids, *response_ids])
+            return Verdict("rendering", False, None, None, f"{problem} The example: {shown!r}")
+    return Verdict("rendering", True, count, None, f"{count} examples of the first batch are rendered as they should")
+
+
+def rendered_pairs(tokenizer: Any, pairs: Sequence[Pair], stops: Sequence[int]) -> Verdict:
+    """Prompts are rendered right; a finished response ends with its end of turn, a truncated one has none."""
+    prompts = [(pair.prompt.prompt_ids, (end_of_turn_id(tokenizer),)) for pair in pairs]
+    verdict = rendering(tokenizer, prompts)
+    for response in [r for pair in pairs for r in (pair.chosen, pair.rejected)]:
+        ends = response.ids[-1] in stops
+        if ends != (response.finish == "stop"):
+            problem = f"response {response.prompt_id}/{response.index} has finish={response.finish!r}, but its last token "
+            problem += "ends the turn" if ends else "does not end the turn"
+            return Verdict("rendering", False, None, None, problem)
+    return verdict
+
+
+def sampler_agrees(responses: Responses, log_probs: LogProbs, bound: float) -> Verdict:
+    """Sampler and scorer see the same model: mean absolute difference of log-prob per token (nats)."""
+    differences, tokens = 0.0, 0
+    for response in responses.all():
+        if response.sampler_log_prob is not None:
+            differences += abs(response.sampler_log_prob - log_probs.of(response))
+            tokens += len(response.ids)
+    value = differences / tokens if tokens else 0.0
+    return Verdict(
+        "sampler_agrees",
+        value <= bound,
+        value,
+        bound,
+        f"sampler and scorer differ by {value:.2g} nats per token under {log_probs.policy} (allowed {bound:g})"
+        + ("" if value <= bound else ": stale weights, another template or another type in one of them"),
+    )
+
+
+def weights_moved(before: str, after: str, probe_before: Sequence[float], probe_after: Sequence[float]) -> Verdict:
+    """A trained policy has another digest than its start, and other log-probs on a probe."""
+    change = float(np.mean(np.abs(np.subtract(probe_after, probe_before)))) if len(probe_before) else 0.0
+    passed = before != after and change > 0
+    message = f"the trained weights differ and a probe's log-probs moved by {change:.3g} nats on average"
+    if not passed:
+        what = "has the digest of its start" if before == after else "gives exactly its start's log-probs"
+        message = f"training changed nothing: the new policy {what}. Learning rate 0, or stale weights are served"
+    return Verdict("weights_moved", passed, change, 0.0, message)
+
+
+def consistent_enough(weight: str, mean: float | None, values: Sequence[float | None]) -> Verdict:
+    """Where the loss uses C: `avg` needs C > 0.5; `dyn` at least one C_j > 0.5. Below it the loss prefers the
+    rejected response. A constant C is only reported."""
+    known = [value for value in values if value is not None]
+    used = {"avg": mean, "dyn": max(known, default=None)}.get(weight)
+    what = {"avg": "the mean consistency", "dyn": "the largest consistency of a prompt"}.get(weight, "the consistency")
+    passed = weight not in ("avg", "dyn") or (used is not None and used > 0.5)
+    shown = "undefined" if used is None else f"{used:.3f}"
+    message = f"{what} is {shown}" if weight in ("avg", "dyn") else "the consistency is not used by the loss"
+    if not passed:
+        message += (
+            ", not above 0.5: the two models rank the responses against each other, so the softened loss would "
+            "prefer the rejected ones. In round 1 try cream.first_round=sft_middle; else cream.floor=true, or fewer "
+            "SFT epochs (the model moved far from M0)"
+        )
+    return Verdict("consistency", passed, used, 0.5, message)
+
+
+def no_leak(training: Iterable[str], evaluation: Iterable[str]) -> Verdict:
+    """No evaluation prompt is in the training data (normalised match, and telling 13-grams)."""
+    found = leaks(training, evaluation)
+    message = "no evaluation prompt is in the training data"
+    if found:
+        trained, evaluated, why = found[0]
+        message = f"{len(found)} evaluation prompts are in the training data ({why}); the first: {evaluated[:200]!r} in {trained[:200]!r}"
+    return Verdict("no_leak", not found, len(found), 0, message)
+
+
+def judge_health(missing: float, ties: float, flips: float | None, bounds: Mapping[str, float]) -> Verdict:
+    """Shares of missing scores, tied pairs and (pairwise judges) verdicts that turn with the order."""
+    for name, value, key in (
+        ("scores that are missing", missing, "max_missing"),
+        ("tied response pairs", ties, "max_ties"),
+        ("verdicts that turn with the order", flips, "max_position_flips"),
+    ):
+        if value is not None and value > bounds[key]:
+            message = f"the share of {name} is {value:.2f} (allowed {bounds[key]}: gates.{key})"
+            return Verdict("judge_health", False, value, bounds[key], message)
+    return Verdict("judge_health", True, missing, bounds["max_missing"], f"missing {missing:.2f}, ties {ties:.2f}")
+
+
+def response_health(responses: Sequence[Sequence[Response]]) -> dict[str, float]:
+    """Shares and means over the responses of a round: duplicates within a prompt, truncated, distinct-2, tokens."""
+    flat = [response for group in responses for response in group]
+    duplicates = sum(len(group) - len({r.ids for r in group}) for group in responses)
+    bigrams = [pair for r in flat for pair in zip(r.ids, r.ids[1:], strict=False)]
+    return {
+        "duplicate_rate": duplicates / len(flat),
+        "truncation_rate": sum(r.finish == "length" for r in flat) / len(flat),
+        "distinct_2": len(set(bigrams)) / len(bigrams) if bigrams else 1.0,
+        "mean_length": float(np.mean([len(r.ids) for r in flat])),
+    }
+
+
+def degeneration(now: Mapping[str, float], first: Mapping[str, float], bounds: Mapping[str, float]) -> Verdict:
+    """Duplicates, truncation, length drift and distinct-2 against the first round."""
+    growth = max(now["mean_length"] / first["mean_length"], first["mean_length"] / now["mean_length"])
+    distinct = now["distinct_2"] / first["distinct_2"]
+    for name, value, key, bad in (
+        ("share of responses equal to another of their prompt", now["duplicate_rate"], "max_duplicates", "above"),
+        ("share of truncated responses", now["truncation_rate"], "max_truncated", "above"),
+        ("mean length against the first round (times, either way)", growth, "max_length_growth", "above"),
+        ("distinct-2 against the first round", distinct, "min_distinct", "below"),
+    ):
+        bound = bounds[key]
+        if (value > bound) if bad == "above" else (value < bound):
+            message = f"{name} is {value:.2f}, {bad} {bound} (gates.{key}): the policy degenerates, or its answers do not fit sampling.max_new_tokens"
+            return Verdict("degeneration", False, value, bound, message)
+    text = f"duplicates {now['duplicate_rate']:.2f}, truncated {now['truncation_rate']:.2f}, mean length {now['mean_length']:.1f}"
+    return Verdict("degeneration", True, now["duplicate_rate"], bounds["max_duplicates"], text)

@@ -1,0 +1,119 @@
+"""Judges: from responses to scores, where a failure is a missing value with a reason and never a number."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judging.pairs import random_scores
+from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
+from selfimprove.judging.rubric import load_rubric
+from selfimprove.policy import Policy, resolve_policy
+from selfimprove.recipe import JudgeOptions
+
+if TYPE_CHECKING:
+    from selfimprove.loop import Loop
+
+# (score, None), or (None, why it is missing)
+Verdict = tuple[float | None, str | None]
+
+
+def judge_responses(
+    loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy
+) -> tuple[Scores, dict[str, int]]:
+    """Scores by prompt id, and how many are missing by reason.
+
+    Kinds: `implicit_reward` (log pi_t - log pi_0), `likelihood` (per token, under the policy), `exact_match`
+    (against the prompt's answer), `majority` (share of the prompt's responses with the same normalised text),
+    `reward_model` (a sequence classifier), `rubric` (a language model reads a rubric's prompt), `function` (the
+    user's `module:function(prompt, response, answer)`), `random`.
+    """
+    if judge.kind == "implicit_reward":
+        now, initial = loop.log_probs(responses, policy), loop.log_probs(responses, loop.base_policy)
+        return implicit_reward(responses, now, initial), {}
+    if judge.kind == "likelihood":
+        return mean_log_likelihood(responses, loop.log_probs(responses, policy)), {}
+    if judge.kind == "random":
+        return random_scores(responses, loop.recipe.seed), {}
+    if judge.kind == "reward_model":
+        return loop.reward_model_scores(responses, str(judge.model)), {}
+    if judge.kind == "rubric":
+        verdicts = _rubric_verdicts(loop, judge, responses, policy)
+    elif judge.kind == "majority":
+        verdicts = {prompt.id: _majority(its_responses) for prompt, its_responses in responses}
+    else:
+        score = _exact_match if judge.kind == "exact_match" else _user_function(str(judge.function))
+        verdicts = {
+            prompt.id: [score(prompt, response) for response in its_responses] for prompt, its_responses in responses
+        }
+    missing = Counter(why for row in verdicts.values() for _, why in row if why)
+    return {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}, dict(missing)
+
+
+def _exact_match(prompt: RenderedPrompt, response: Response) -> Verdict:
+    if prompt.answer is None:
+        return None, "the prompt has no reference answer"
+    # A truncated response is the policy's own failure: wrong, not missing.
+    return float(response.finish == "stop" and exact_match(response.text, prompt.answer)), None
+
+
+def _majority(responses: Sequence[Response]) -> list[Verdict]:
+    texts = [normalized(r.text, ("lower", "strip", "final_period")) for r in responses]
+    votes = Counter(texts)
+    return [(votes[text] / len(texts), None) for text in texts]
+
+
+def _user_function(name: str) -> Callable[[RenderedPrompt, Response], Verdict]:
+    module, colon, attribute = name.partition(":")
+    try:
+        if not colon:
+            raise ImportError("expected module:function")
+        function = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"iterative_dpo.judge.function: {name!r} cannot be imported: {error}") from error
+
+    def score(prompt: RenderedPrompt, response: Response) -> Verdict:
+        try:
+            value = function(prompt.text, response.text, prompt.answer)
+        except Exception as error:  # the user's code may raise anything; its failure is not the response's
+            return None, f"the function raised {type(error).__name__}"
+        if value is None:
+            return None, "the function returned None"
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None, f"the function returned {type(value).__name__}, not a number"
+        return (number, None) if math.isfinite(number) else (None, "the function's score is not finite")
+
+    return score
+
+
+def _rubric_verdicts(
+    loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy
+) -> dict[str, list[Verdict]]:
+    rubric = load_rubric(str(judge.rubric), loop.recipe.search_folders())
+    reader = policy if judge.model is None else resolve_policy(judge.model, "judge", loop.recipe.trust_remote_code)
+    asked = {
+        f"{prompt.id}#{response.index}": rubric.question(prompt.text, response.text)
+        for prompt, its_responses in responses
+        for response in its_responses
+    }
+    answers = loop.ask(reader, asked, rubric.max_new_tokens, label="rubric")
+    return {
+        prompt.id: [rubric.parse(answers[f"{prompt.id}#{response.index}"]) for response in its_responses]
+        for prompt, its_responses in responses
+    }
+
+
+def missing_share(scores: Scores) -> float:
+    """Share of scores that are missing."""
+    flat = [score for row in scores.values() for score in row]
+    if not flat:
+        raise RunFailed("the judge was given no response")
+    return sum(score is None for score in flat) / len(flat)

@@ -1,0 +1,455 @@
+"""The loop: what a method calls. Every method of `Loop` that is slow is a durable step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfimprove import gates
+from selfimprove.artefacts import Artefact, Store
+from selfimprove.chat import stop_ids
+from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses, Scores
+from selfimprove.data.sources import Prompt
+from selfimprove.errors import GateError, RunFailed
+from selfimprove.evaluation.runner import Evaluator
+from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_device, resolve_policy
+from selfimprove.recipe import Cream, Recipe
+from selfimprove.reporting.events import EventLog
+from selfimprove.reporting.rounds import round_figures
+from selfimprove.reporting.terminal import Progress
+from selfimprove.run_data import RunData, context_tokens, responses_of, seed_responses
+from selfimprove.sampling import choose_backend
+from selfimprove.steps import StepRequest, run_step
+from selfimprove.training.stages import made_policy, optimizer_steps, read_history
+
+# How many seed examples the probe for "weights moved" scores.
+_PROBE = 8
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: its number from 1, and its own slice of the prompts."""
+
+    number: int
+    prompts: Sequence[RenderedPrompt]
+
+
+class Loop:
+    """The steps a method is made of, with their data, policies, gates and events.
+
+    Policies are named in order of their making: M0 is the given model, M1 the first trained one, and so on.
+    """
+
+    def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
+        self.recipe, self.store, self.events, self.progress = recipe, store, events, progress
+        self.base_policy = resolve_policy(recipe.model, "M0", recipe.trust_remote_code)
+        self.tokenizer = load_tokenizer(self.base_policy)
+        self.stops = stop_ids(self.tokenizer)
+        self.device = pick_device(recipe.device)
+        given = recipe.training.dtype
+        self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
+        self.backend = choose_backend(recipe.sampling.backend)
+        self.made: list[Policy] = []
+        self._round = 0
+        self._first_health: dict[str, float] | None = None
+        self._last_margins: list[float] = []
+        room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
+        self.data = RunData(recipe, self.tokenizer, room, self.note)
+        self.evaluator = Evaluator(self, recipe)
+        self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
+
+    def note(self, text: str) -> None:
+        """Tells the person, and the report."""
+        self.progress.note(text)
+        self.events.emit("note", text, text=text)
+
+    # ---- steps
+
+    def step(self, request: StepRequest) -> Artefact:
+        """The artefact of a step: found, or made now. Emits the step's event."""
+        artefact, reused = run_step(self.store, request, self.progress)
+        if reused:
+            self.progress.step_reused(request.label)
+        figures = artefact.figures
+        self.events.emit(
+            "step",
+            f"{request.label}|{artefact.manifest['key'][:16]}",
+            step=request.step,
+            label=request.label,
+            round=self._round,
+            seconds=figures["seconds"],
+            tokens=figures["tokens"],
+            reused=reused,
+            folder=artefact.folder.name,
+        )
+        return artefact
+
+    def rounds(self) -> Iterator[Round]:
+        """The rounds, each with its own prompts."""
+        for number, prompts in enumerate(self.data.round_prompts, start=1):
+            self._round = number
+            self.progress.note(f"round {number} of {len(self.data.round_prompts)}: {len(prompts)} prompts")
+            yield Round(number, prompts)
+
+    def sft(self, policy: Policy) -> Policy:
+        """Supervised fine-tuning of `policy` on the seed examples."""
+        return self.sft_with_middle(policy, middle=False)[0]
+
+    def sft_with_middle(self, policy: Policy, middle: bool) -> tuple[Policy, Policy | None]:
+        """SFT, and (if `middle`) the policy half-way through its optimizer steps."""
+        options = self._training_options("sft")
+        self.check(
+            gates.rendering(
+                self.tokenizer,
+                [(e["prompt_ids"], e["response_ids"]) for e in self.data.seed_examples[: options["batch_size"]]],
+            )
+        )
+        if middle:
+            options["keep_at"] = 0.5
+        name = f"M{len(self.made) + 1}"
+        MODELS.free()
+        artefact = self.step(
+            StepRequest(
+                step="sft",
+                label=f"SFT {policy.name} to {name}",
+                options=options,
+                inputs={"examples": self.data.seed_examples},
+                policies={"start": policy},
+                seed=self.recipe.seed,
+                execution=self._training_execution(),
+                total=optimizer_steps(len(self.data.seed_examples), options["batch_size"], options["epochs"]),
+                processes=self.recipe.training.processes,
+                accelerate=self.recipe.training.accelerate,
+            )
+        )
+        trained = self._trained_policy(policy, artefact, len(self.data.seed_examples))
+        probe = seed_responses(self.data.seed_examples[:_PROBE])
+        self._check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
+        half = made_policy(policy, artefact.folder, f"{name} half-way", middle=True) if middle else None
+        return trained, half
+
+    def sample(self, policy: Policy, prompts: Sequence[RenderedPrompt]) -> Responses:
+        """N responses per prompt from `policy`, token for token."""
+        sampling = self.recipe.sampling
+        responses = self.draw(
+            policy,
+            prompts,
+            f"sample {policy.name}",
+            n=sampling.n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+        )
+        health = gates.response_health(list(responses.by_prompt.values()))
+        self._first_health = self._first_health or health
+        self.check(gates.degeneration(health, self._first_health, self.recipe.gates.model_dump()))
+        return responses
+
+    def draw(
+        self,
+        policy: Policy,
+        prompts: Sequence[RenderedPrompt],
+        label: str,
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+    ) -> Responses:
+        """Responses to prompts under any decoding options (temperature 0 is greedy)."""
+        artefact = self.step(
+            StepRequest(
+                step="sample",
+                label=label,
+                options={
+                    "n": n,
+                    "temperature": temperature,
+                    "top_p": top_p,
+                    "max_new_tokens": max_new_tokens,
+                    "stop_ids": self.stops,
+                    "dtype": self.dtype,
+                    "backend": self.backend,
+                },
+                inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
+                policies={"policy": policy},
+                seed=self.recipe.seed,
+                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+                total=n * len(prompts),
+            )
+        )
+        by_prompt: dict[str, list[Response]] = {}
+        for row in artefact.rows():
+            response = Response(
+                row["prompt_id"], row["index"], tuple(row["ids"]), row["finish"], row["text"], row["log_prob"]
+            )
+            by_prompt.setdefault(response.prompt_id, []).append(response)
+        return Responses({p.id: p for p in prompts}, by_prompt, sampled_by=policy.digest)
+
+    def log_probs(self, responses: Responses, policy: Policy) -> LogProbs:
+        """Summed log-prob and token count of every response under `policy`."""
+        artefact = self.step(
+            StepRequest(
+                step="log_probs",
+                label=f"log-probs under {policy.name}",
+                options={"dtype": self.dtype},
+                inputs={"responses": responses.rows()},
+                policies={"policy": policy},
+                seed=0,
+                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+            )
+        )
+        rows = artefact.rows()
+        scored = LogProbs(
+            policy.name,
+            policy.digest,
+            {(row["prompt_id"], row["index"]): row["log_prob"] for row in rows},
+            {(row["prompt_id"], row["index"]): row["tokens"] for row in rows},
+        )
+        if responses.sampled_by == policy.digest:
+            bound = self.recipe.gates.sampler_agrees or (1e-3 if self.dtype == "float32" else 2e-2)
+            self.check(gates.sampler_agrees(responses, scored, bound))
+        return scored
+
+    def dpo(
+        self,
+        policy: Policy,
+        pairs: Sequence[Pair],
+        reference: LogProbs,
+        round: Round | None = None,
+        may_be_empty: bool = False,
+    ) -> Policy:
+        """Preference training of `policy` on `pairs`; `reference` holds the loss reference's log-probs of them."""
+        where = f"round {round.number}" if round else "data.pairs"
+        if not pairs:
+            if may_be_empty:
+                self.note(f"{where}: no pair is above the floor, so nothing is trained and {policy.name} stays")
+                return policy
+            raise RunFailed(
+                f"{where}: no preference pair is left (all responses the same, or no usable scores). Raise "
+                "sampling.temperature or sampling.n, or look at the responses in the step's folder"
+            )
+        options = self._training_options("training")
+        options |= {"beta": self.recipe.training.beta, "reference_is_start": reference.policy_digest == policy.digest}
+        first = pairs[: options["batch_size"]]
+        self.check(gates.rendered_pairs(self.tokenizer, first, self.stops))
+        name = f"M{len(self.made) + 1}"
+        MODELS.free()
+        artefact = self.step(
+            StepRequest(
+                step="dpo",
+                label=f"DPO {policy.name} to {name}",
+                options=options,
+                inputs={"pairs": [_pair_row(pair, reference) for pair in pairs]},
+                policies={"start": policy},
+                seed=self.recipe.seed,
+                execution=self._training_execution(),
+                total=optimizer_steps(len(pairs), options["batch_size"], options["epochs"]),
+                processes=self.recipe.training.processes,
+                accelerate=self.recipe.training.accelerate,
+            )
+        )
+        trained = self._trained_policy(policy, artefact, len(pairs))
+        both = responses_of(pairs)
+        after = self.log_probs(both, trained)
+        before = reference if options["reference_is_start"] else self.log_probs(both, policy)
+        self._check_moved(policy, trained, both, before, after)
+        self._last_margins = margins(pairs, after, reference, self.recipe.training.beta)
+        return trained
+
+    def reward_model_scores(self, responses: Responses, model: str) -> Scores:
+        """Scores of a sequence classifier, as a durable step."""
+        texts = [
+            {
+                "prompt_id": prompt.id,
+                "index": response.index,
+                "text": response.text,
+                "messages": [{"role": "user", "content": prompt.text}],
+            }
+            for prompt, its_responses in responses
+            for response in its_responses
+        ]
+        artefact = self.step(
+            StepRequest(
+                step="reward_model",
+                label=f"reward model {Path(model).name}",
+                options={"dtype": self.dtype},
+                inputs={"texts": texts},
+                policies={"reward_model": resolve_policy(model, "reward model", self.recipe.trust_remote_code)},
+                seed=0,
+                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+            )
+        )
+        scores: dict[str, list[float | None]] = {}
+        for row in artefact.rows():
+            scores.setdefault(row["prompt_id"], []).append(row["score"])
+        return scores
+
+    def ask(self, policy: Policy, questions: Mapping[str, str], new_tokens: int, label: str) -> dict[str, str]:
+        """Greedy answers to questions by id; one that does not fit the context is answered by an empty text."""
+        prompts = [Prompt(id, ({"role": "user", "content": text},)) for id, text in questions.items()]
+        rendered = self.data.rendered(prompts, new_tokens, label)
+        label = f"{label} ({policy.name})"
+        answers = self.draw(policy, rendered, label, n=1, temperature=0.0, top_p=1.0, max_new_tokens=new_tokens)
+        found = {response.prompt_id: response.text for response in answers.all()}
+        return {id: found.get(id, "") for id in questions}
+
+    def evaluate(self, policy: Policy, round: Round | None = None) -> None:
+        """Runs every suite of the recipe on `policy`, with intervals and the paired change."""
+        self.evaluator.evaluate(policy, round.number if round else 0)
+
+    def kept(self, last: Policy) -> Policy:
+        """`keep: last`, or the best policy on the development suite."""
+        return self.evaluator.best() or last if self.recipe.keep == "best" else last
+
+    # ---- figures and gates
+
+    def mean_consistency(self, agreement: Mapping[str, float | None]) -> float:
+        """C: the mean of the prompts' C_j, over those where it is defined."""
+        known = [value for value in agreement.values() if value is not None]
+        if not known:
+            raise RunFailed(
+                "the consistency is undefined for every prompt (each has equal scores, or fewer than two responses). "
+                "Raise sampling.temperature, or sampling.n"
+            )
+        return float(np.mean(known))
+
+    def check_consistency(
+        self, round: Round, options: Cream, mean: float, agreement: Mapping[str, float | None]
+    ) -> None:
+        """The consistency gate. With the floor on, a low C trains nothing and the gate only reports."""
+        verdict = gates.consistent_enough(options.weight, mean, list(agreement.values()))
+        self.check(verdict, stop=not options.floor)
+
+    def check(self, verdict: gates.Verdict, stop: bool = True) -> None:
+        """Records a gate's verdict, and ends the run if it did not pass (unless `gates.off` names it)."""
+        self.events.emit(
+            "gate",
+            f"{self._round}|{len(self.made)}|{verdict.gate}|{verdict.message}",
+            round=self._round,
+            gate=verdict.gate,
+            passed=verdict.passed,
+            value=verdict.value,
+            bound=verdict.bound,
+            message=verdict.message,
+        )
+        if not verdict.passed:
+            if stop and verdict.gate not in self.recipe.gates.off:
+                where = f" in round {self._round}" if self._round else ""
+                raise GateError(f"gate {verdict.gate}{where}: {verdict.message}\n(gates.off: [{verdict.gate}] goes on)")
+            self.note(f"gate {verdict.gate} (not enforced): {verdict.message}")
+
+    def report_round(
+        self,
+        round: Round,
+        trained: Policy,
+        responses: Responses,
+        scores: Scores,
+        pairs: Sequence[Pair],
+        skipped: Mapping[str, int],
+        agreement: Mapping[str, float | None] | None = None,
+        missing: Mapping[str, int] | None = None,
+    ) -> None:
+        """Writes what the round did, and checks the judge's health."""
+        cream = self.recipe.cream if self.recipe.method == "cream" else None
+        figures = round_figures(
+            responses,
+            scores,
+            pairs,
+            skipped,
+            agreement,
+            margins=self._last_margins if pairs else [],
+            measure=cream.measure if cream else "kendall",
+            weight=cream.weight if cream else "none",
+        )
+        self.events.emit(
+            "round", f"round {round.number}", round=round.number, policy=trained.name, missing=missing or {}, **figures
+        )
+        health = gates.judge_health(
+            figures["missing_share"], figures["tie_rate"], None, self.recipe.gates.model_dump()
+        )
+        self.check(health)
+
+    def _check_moved(
+        self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs
+    ) -> None:
+        moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]
+        self.check(gates.weights_moved(start.digest, trained.digest, *moved))
+
+    def _trained_policy(self, start: Policy, artefact: Artefact, examples: int) -> Policy:
+        """The policy a training step made, with its event."""
+        trained = made_policy(start, artefact.folder, f"M{len(self.made) + 1}")
+        self.made.append(trained)
+        options = artefact.manifest["options"]
+        self.events.emit(
+            "training",
+            f"{artefact.manifest['label']}|{artefact.manifest['key'][:16]}",
+            stage=artefact.manifest["step"],
+            round=self._round,
+            policy=trained.name,
+            policy_digest=trained.digest,
+            start_digest=start.digest,
+            examples=examples,
+            epochs=options["epochs"],
+            seconds=artefact.figures["seconds"],
+            history=[
+                {"margin" if name == "rewards/margins" else name: value for name, value in row.items()}
+                for row in read_history(artefact.folder)
+            ],
+        )
+        return trained
+
+    def _training_options(self, stage: str) -> dict[str, Any]:
+        """What of the recipe changes a training step's result."""
+        training = self.recipe.training
+        names = ("learning_rate", "epochs", "batch_size", "warmup_ratio", "weight_decay", "max_grad_norm", "scheduler")
+        options: dict[str, Any] = {name: getattr(training, name) for name in names}
+        if stage == "sft" and self.recipe.method != "sft":
+            own = self.recipe.sft.model_dump()
+            options |= {name: own[name] for name in names if own[name] is not None}
+        lora = training.lora.model_dump(mode="json") if training.lora else None
+        return options | {"lora": lora, "dtype": self.dtype}
+
+    def _training_execution(self) -> dict[str, Any]:
+        """What says how a training step is carried out, and changes its result by rounding only."""
+        training = self.recipe.training
+        checkpointing = training.gradient_checkpointing
+        return {
+            "device": self.device,
+            "micro_batch_size": training.micro_batch_size,
+            "checkpoint_steps": training.checkpoint_steps,
+            "gradient_checkpointing": self.device != "cpu" if checkpointing == "auto" else checkpointing,
+            "report_to": list(training.report_to),
+            "gate_dpo_start": "dpo_start" not in self.recipe.gates.off,
+        }
+
+
+def margins(pairs: Sequence[Pair], after: LogProbs, reference: LogProbs, beta: float) -> list[float]:
+    """h of each pair after training: beta times the difference of the log-ratios to the loss reference."""
+    return [
+        beta
+        * (
+            (after.of(pair.chosen) - reference.of(pair.chosen))
+            - (after.of(pair.rejected) - reference.of(pair.rejected))
+        )
+        for pair in pairs
+    ]
+
+
+def _pair_row(pair: Pair, reference: LogProbs) -> dict[str, Any]:
+    """What the preference trainer reads, with the texts beside it in TRL's names for people and other tools."""
+    return {
+        "prompt_id": pair.prompt.id,
+        "prompt": pair.prompt.text,
+        "chosen": pair.chosen.text,
+        "rejected": pair.rejected.text,
+        "prompt_ids": list(pair.prompt.prompt_ids),
+        "chosen_ids": list(pair.chosen.ids),
+        "rejected_ids": list(pair.rejected.ids),
+        "reference_chosen_log_prob": reference.of(pair.chosen),
+        "reference_rejected_log_prob": reference.of(pair.rejected),
+        "confidence": pair.confidence,
+    }

@@ -1,0 +1,86 @@
+"""CREAM: consistency-regularised self-rewarding (Wang et al., ICLR 2025, arXiv 2410.12735).
+
+The policy is its own judge: it ranks its responses by the DPO implicit reward. Where two successive models rank
+the same responses differently, the preference label is unreliable, so it is softened by how far they agree.
+
+Read from the authors' code, where the paper is silent: in round 1 the previous model is M0 itself, whose implicit
+reward is zero everywhere, so the second ranking is M0's length-normalised log-likelihood; and `dyn` gives a prompt
+without a consistency the mean. Chosen differently from that code, each with a test: consistencies are kept by
+prompt id, TopOrder compares best and worst, ties count 0 (tau-a), SFT trains no prompt or padding token, and LoRA
+starts as the identity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfimprove.data.rows import LogProbs, Responses, Scores
+from selfimprove.judging.agreement import consistency
+from selfimprove.judging.pairs import best_and_worst, softened
+from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
+from selfimprove.policy import Policy
+
+if TYPE_CHECKING:
+    from selfimprove.loop import Loop
+
+
+def cream(loop: Loop) -> Policy:
+    """Algorithm 1. Returns theta_{T+1}, or the best by development accuracy if the recipe keeps that."""
+    options = loop.recipe.cream
+    base = previous = loop.base_policy  # theta_0
+    loop.evaluate(base)
+    policy, sft_middle = loop.sft_with_middle(base, middle=options.first_round == "sft_middle")  # theta_1
+    loop.evaluate(policy)
+
+    for round in loop.rounds():
+        responses = loop.sample(policy, round.prompts)  # a. N responses per prompt from theta_t
+        now = loop.log_probs(responses, policy)
+        initial = loop.log_probs(responses, base)
+        ranking = implicit_reward(responses, now, initial)  # b. J: log pi_t - log pi_0
+
+        if round.number > 1:  # c. K: the same with theta_{t-1}
+            before = implicit_reward(responses, loop.log_probs(responses, previous), initial)
+        else:
+            before = _first_second_ranking(loop, responses, initial, sft_middle)
+
+        agreement = {  # d. C_j per prompt, and C
+            prompt.id: consistency(ranking[prompt.id], before[prompt.id], options.measure) if before else 1.0
+            for prompt, _ in responses
+        }
+        mean = loop.mean_consistency(agreement)
+        pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)  # e.
+
+        if options.weight == "avg":
+            pairs = softened(pairs, mean)
+        elif options.weight == "dyn":
+            pairs = softened(pairs, agreement, mean)
+        else:
+            pairs = softened(pairs, options.constant)
+        if options.floor:  # C_lambda >= 1/2 in theory; at 1/2 there is nothing to learn
+            skipped["consistency at or below the floor of 0.5"] = sum(pair.confidence <= 0.5 for pair in pairs)
+            pairs = [pair for pair in pairs if pair.confidence > 0.5]
+        loop.check_consistency(round, options, mean, agreement)
+
+        # f. theta_{t+1}, with theta_t as the loss reference: its log-probs are the scores made above
+        trained = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement)
+        policy, previous = trained, policy
+        loop.evaluate(policy, round)
+    return loop.kept(policy)
+
+
+def _first_second_ranking(
+    loop: Loop, responses: Responses, initial: LogProbs, sft_middle: Policy | None
+) -> Scores | None:
+    """K in round 1, where theta_{t-1} is M0 and its own implicit reward is zero.
+
+    likelihood: M0's length-normalised log-likelihood, as in the authors' code. Where SFT moved the model far, it
+        opposes log pi_1 - log pi_0 by construction, and C falls below 1/2.
+    sft_middle: the implicit reward of the model from the middle of the SFT, which is a model "between" M0 and M1.
+    none: no second ranking; the labels of round 1 are not softened (C = 1).
+    """
+    if loop.recipe.cream.first_round == "none":
+        return None
+    if sft_middle is not None:
+        return implicit_reward(responses, loop.log_probs(responses, sft_middle), initial)
+    return mean_log_likelihood(responses, initial)

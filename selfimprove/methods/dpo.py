@@ -1,0 +1,21 @@
+"""DPO on given pairs (Rafailov et al., arXiv 2305.18290), with an optional confidence per pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfimprove.policy import Policy
+from selfimprove.run_data import responses_of
+
+if TYPE_CHECKING:
+    from selfimprove.loop import Loop
+
+
+def dpo(loop: Loop) -> Policy:
+    """One DPO stage on `data.pairs`; the loss reference is the given model, scored once before training."""
+    base = loop.base_policy
+    loop.evaluate(base)
+    pairs = loop.data.pairs
+    policy = loop.dpo(base, pairs, reference=loop.log_probs(responses_of(pairs), base))
+    loop.evaluate(policy)
+    return policy

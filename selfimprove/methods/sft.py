@@ -1,0 +1,19 @@
+"""Supervised fine-tuning on given examples: the first stage of the other methods, alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfimprove.policy import Policy
+
+if TYPE_CHECKING:
+    from selfimprove.loop import Loop
+
+
+def sft(loop: Loop) -> Policy:
+    """Cross-entropy on the response tokens of `data.seed`; prompt and padding are never trained."""
+    base = loop.base_policy
+    loop.evaluate(base)
+    policy = loop.sft(base)
+    loop.evaluate(policy)
+    return policy

@@ -1,0 +1,41 @@
+"""SRLM with the implicit reward as judge: CREAM's baseline, which is its loop with C = 1 (arXiv 2410.12735, and
+Yuan et al., arXiv 2401.10020, for self-rewarding; there the judge is prompted, here it is log pi_t - log pi_0)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfimprove.judging.agreement import consistency
+from selfimprove.judging.pairs import best_and_worst
+from selfimprove.judging.rewards import implicit_reward
+from selfimprove.policy import Policy
+
+if TYPE_CHECKING:
+    from selfimprove.loop import Loop
+
+
+def srlm(loop: Loop) -> Policy:
+    """Rounds of plain DPO on pairs ranked by the policy itself. From round 2 on, the agreement with the previous
+    model is measured and reported, and not used."""
+    base = previous = loop.base_policy
+    loop.evaluate(base)
+    policy = loop.sft(base)
+    loop.evaluate(policy)
+
+    for round in loop.rounds():
+        responses = loop.sample(policy, round.prompts)
+        now = loop.log_probs(responses, policy)
+        initial = loop.log_probs(responses, base)
+        ranking = implicit_reward(responses, now, initial)
+        pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)
+
+        agreement = None
+        if round.number > 1:
+            before = implicit_reward(responses, loop.log_probs(responses, previous), initial)
+            agreement = {prompt.id: consistency(ranking[prompt.id], before[prompt.id]) for prompt, _ in responses}
+
+        trained = loop.dpo(policy, pairs, reference=now, round=round)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement)
+        policy, previous = trained, policy
+        loop.evaluate(policy, round)
+    return loop.kept(policy)

@@ -1,0 +1,141 @@
+"""A run's data as token ids: seed examples, each round's prompts, given pairs. What does not fit is counted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfimprove.chat import render_example, render_prompt
+from selfimprove.data.rows import Pair, RenderedPrompt, Response, Responses
+from selfimprove.data.sources import DataSource, Prompt, load_examples, load_preferences, load_prompts
+from selfimprove.errors import InputError
+from selfimprove.recipe import Recipe
+
+
+def context_tokens(base: str) -> int:
+    """Tokens the model's positions cover, from its config.json."""
+    config = json.loads((Path(base) / "config.json").read_text())
+    config = config.get("text_config", config)
+    return int(config.get("max_position_embeddings") or 2**31)
+
+
+@dataclass
+class RunData:
+    """Renders a recipe's data for one tokenizer. `room`: tokens that prompt and answer may have together."""
+
+    recipe: Recipe
+    tokenizer: Any
+    room: int
+    note: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        search = self.recipe.search_folders()
+        self.seed_texts: list[str] = []
+        self.seed_examples = self._seed_examples(search) if self.recipe.data.seed else []
+        uses_prompts = self.recipe.method not in ("sft", "dpo") and self.recipe.data.prompts
+        self.round_prompts = self._round_prompts(search) if uses_prompts else []
+        self.pairs = self._given_pairs(search) if self.recipe.method == "dpo" else []
+
+    def training_texts(self) -> list[str]:
+        """Every text that is trained on and known before the run, for the leak gate."""
+        prompts = [prompt.text for prompts in self.round_prompts for prompt in prompts]
+        return [*self.seed_texts, *prompts, *(pair.prompt.text for pair in self.pairs)]
+
+    def rendered(self, prompts: Sequence[Prompt], new_tokens: int, what: str = "prompts") -> list[RenderedPrompt]:
+        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut."""
+        found = []
+        for prompt in prompts:
+            ids = render_prompt(self.tokenizer, list(prompt.messages))
+            if len(ids) + new_tokens <= self.room:
+                found.append(RenderedPrompt(prompt.id, tuple(ids), content(prompt), prompt.answer, prompt.group))
+        self._dropped(len(prompts) - len(found), len(prompts), f"{what} (with {new_tokens} new tokens)")
+        if prompts and not found:
+            raise InputError(
+                f"all {len(prompts)} {what} are too long: prompt + {new_tokens} new tokens must fit {self.room} tokens "
+                "(the model's context and training.max_length); lower sampling.max_new_tokens"
+            )
+        return found
+
+    def _seed_examples(self, search: Sequence[Path]) -> list[dict[str, list[int]]]:
+        examples = [e for source in self.recipe.data.seed or () for e in load_examples(source, search)]
+        examples = examples[: self.recipe.data.seed_limit]
+        self.seed_texts = [content(example.prompt) for example in examples]
+        rows = []
+        for example in examples:
+            prompt_ids, response_ids = render_example(self.tokenizer, list(example.prompt.messages), example.response)
+            if len(prompt_ids) + len(response_ids) <= self.room:
+                rows.append({"prompt_ids": prompt_ids, "response_ids": response_ids})
+        self._dropped(len(examples) - len(rows), len(examples), "seed examples")
+        if not rows:
+            raise InputError(f"data.seed: all {len(examples)} examples are longer than {self.room} tokens")
+        return rows
+
+    def _round_prompts(self, search: Sequence[Path]) -> list[list[RenderedPrompt]]:
+        """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
+        recipe = self.recipe
+        prompts = self.rendered(_from_sources(recipe.data.prompts or (), search), recipe.sampling.max_new_tokens)
+        random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
+        each = recipe.data.prompts_per_round or len(prompts) // recipe.rounds
+        if each < 1 or each * recipe.rounds > len(prompts):
+            raise InputError(
+                f"data.prompts: {len(prompts)} usable prompts are not enough for {recipe.rounds} rounds of {each or 1} "
+                "(every round has its own prompts); lower `rounds` or data.prompts_per_round, or add prompts"
+            )
+        return [prompts[i * each : (i + 1) * each] for i in range(recipe.rounds)]
+
+    def _given_pairs(self, search: Sequence[Path]) -> list[Pair]:
+        given = [p for source in self.recipe.data.pairs or () for p in load_preferences(source, search)]
+        pairs = []
+        for number, one in enumerate(given):
+            prompt_id = f"{number}:{one.prompt.id}"
+            messages = list(one.prompt.messages)
+            prompt_ids, chosen_ids = render_example(self.tokenizer, messages, one.chosen)
+            _, rejected_ids = render_example(self.tokenizer, messages, one.rejected)
+            if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > self.room or chosen_ids == rejected_ids:
+                continue
+            prompt = RenderedPrompt(prompt_id, tuple(prompt_ids), content(one.prompt))
+            chosen = Response(prompt_id, 0, tuple(chosen_ids), "stop", one.chosen)
+            rejected = Response(prompt_id, 1, tuple(rejected_ids), "stop", one.rejected)
+            pairs.append(Pair(prompt, chosen, rejected, 0.0, 0.0, one.confidence))
+        self._dropped(len(given) - len(pairs), len(given), "pairs (or equal on both sides)")
+        if not pairs:
+            raise InputError(f"data.pairs: none of {len(given)} pairs is usable (too long, or equal on both sides)")
+        return pairs
+
+    def _dropped(self, dropped: int, total: int, what: str) -> None:
+        if dropped:
+            self.note(f"{dropped} of {total} {what} are too long for {self.room} tokens and are left out")
+
+
+def responses_of(pairs: Sequence[Pair]) -> Responses:
+    """The two responses of every pair, by prompt id."""
+    return Responses(
+        {pair.prompt.id: pair.prompt for pair in pairs}, {pair.prompt.id: (pair.chosen, pair.rejected) for pair in pairs}
+    )
+
+
+def seed_responses(examples: Sequence[dict[str, list[int]]]) -> Responses:
+    """Seed examples in the form that is scored."""
+    prompts = {f"seed-{i}": RenderedPrompt(f"seed-{i}", tuple(e["prompt_ids"]), "") for i, e in enumerate(examples)}
+    rows = {f"seed-{i}": (Response(f"seed-{i}", 0, tuple(e["response_ids"]), "stop", ""),) for i, e in enumerate(examples)}
+    return Responses(prompts, rows)
+
+
+def content(prompt: Prompt) -> str:
+    """The prompt's last user turn."""
+    return prompt.messages[-1]["content"]
+
+
+def _from_sources(sources: Sequence[DataSource], search: Sequence[Path]) -> list[Prompt]:
+    """Prompts of all sources; with several, ids begin with the source's number, so that none clash."""
+    if len(sources) == 1:
+        return load_prompts(sources[0], search)
+    return [
+        replace(prompt, id=f"{number}:{prompt.id}")
+        for number, source in enumerate(sources)
+        for prompt in load_prompts(source, search)
+    ]
