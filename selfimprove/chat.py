@@ -10,7 +10,7 @@ import hashlib
 import json
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Message(TypedDict):
-    """One turn of a conversation. `role` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
 # Stands for an answer when a template is rendered only to see what it writes around one. It stays text.
@@ -76,9 +72,7 @@ def append_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], message: str
     answer that was cut off is closed with the end-of-turn token, which was not sampled: do not train it.
     Raises InputError for a template that ends earlier answers differently from the last one.
     """
-    text = _render(
-        tokenizer, [_QUESTION, _ANSWER, {"role": "user", "content": message}], add_generation_prompt=True
-    )
+    text = _render(tokenizer, [_QUESTION, _ANSWER, {"role": "user", "content": message}], add_generation_prompt=True)
     turn = text[text.index(_PROBE) + len(_PROBE) :].lstrip()
     _, end, end_of_turn = _closing(tokenizer)
     if not turn.startswith(end):
@@ -208,9 +202,7 @@ def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
 def _answer_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], answer: str) -> str:
     """The text between the prompt and the closing of the answer's turn, as the template writes it."""
     prompt = _render(tokenizer, messages, add_generation_prompt=True)
-    full = _render(
-        tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False
-    )
+    full = _render(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
     closing = _closing(tokenizer)[0]
     text = full[len(prompt) :].removesuffix(closing)
     if full.startswith(prompt) and full.endswith(closing) and text.strip().endswith(answer.strip()):

@@ -45,7 +45,9 @@ def rendered_pairs(tokenizer: Any, pairs: Sequence[Pair], stops: Sequence[int]) 
     for response in [r for pair in pairs for r in (pair.chosen, pair.rejected)]:
         ends = response.ids[-1] in stops
         if ends != (response.finish == "stop"):
-            problem = f"response {response.prompt_id}/{response.index} has finish={response.finish!r}, but its last token "
+            problem = (
+                f"response {response.prompt_id}/{response.index} has finish={response.finish!r}, but its last token "
+            )
             problem += "ends the turn" if ends else "does not end the turn"
             return Verdict("rendering", False, None, None, problem)
     return verdict
@@ -139,7 +141,12 @@ def degeneration(now: Mapping[str, float], first: Mapping[str, float], bounds: M
     growth = max(now["mean_length"] / first["mean_length"], first["mean_length"] / now["mean_length"])
     distinct = now["distinct_2"] / first["distinct_2"]
     for name, value, key, bad in (
-        ("share of responses equal to another of their prompt", now["duplicate_rate"], "max_duplicates", "above"),
+        (
+            "share of responses equal to another of their prompt",
+            now["duplicate_rate"],
+            "max_duplicates",
+            "above",
+        ),
         ("share of truncated responses", now["truncation_rate"], "max_truncated", "above"),
         ("mean length against the first round (times, either way)", growth, "max_length_growth", "above"),
         ("distinct-2 against the first round", distinct, "min_distinct", "below"),

@@ -233,7 +233,10 @@ class Loop:
                 "sampling.temperature or sampling.n, or look at the responses in the step's folder"
             )
         options = self._training_options("training")
-        options |= {"beta": self.recipe.training.beta, "reference_is_start": reference.policy_digest == policy.digest}
+        options |= {
+            "beta": self.recipe.training.beta,
+            "reference_is_start": reference.policy_digest == policy.digest,
+        }
         first = pairs[: options["batch_size"]]
         self.check(gates.rendered_pairs(self.tokenizer, first, self.stops))
         name = f"M{len(self.made) + 1}"
@@ -325,7 +328,7 @@ class Loop:
         self.check(verdict, stop=not options.floor)
 
     def check(self, verdict: gates.Verdict, stop: bool = True) -> None:
-        """Records a gate's verdict, and ends the run if it did not pass (unless `gates.off` names it)."""
+        """Records a gate's verdict, and ends the run if it did not pass (unless `gates.disabled` names it)."""
         self.events.emit(
             "gate",
             f"{self._round}|{len(self.made)}|{verdict.gate}|{verdict.message}",
@@ -337,9 +340,11 @@ class Loop:
             message=verdict.message,
         )
         if not verdict.passed:
-            if stop and verdict.gate not in self.recipe.gates.off:
+            if stop and verdict.gate not in self.recipe.gates.disabled:
                 where = f" in round {self._round}" if self._round else ""
-                raise GateError(f"gate {verdict.gate}{where}: {verdict.message}\n(gates.off: [{verdict.gate}] goes on)")
+                raise GateError(
+                    f"gate {verdict.gate}{where}: {verdict.message}\n(`gates.disabled=[{verdict.gate}]` goes on all the same)"
+                )
             self.note(f"gate {verdict.gate} (not enforced): {verdict.message}")
 
     def report_round(
@@ -366,16 +371,17 @@ class Loop:
             weight=cream.weight if cream else "none",
         )
         self.events.emit(
-            "round", f"round {round.number}", round=round.number, policy=trained.name, missing=missing or {}, **figures
+            "round",
+            f"round {round.number}",
+            round=round.number,
+            policy=trained.name,
+            missing=missing or {},
+            **figures,
         )
-        health = gates.judge_health(
-            figures["missing_share"], figures["tie_rate"], None, self.recipe.gates.model_dump()
-        )
+        health = gates.judge_health(figures["missing_share"], figures["tie_rate"], None, self.recipe.gates.model_dump())
         self.check(health)
 
-    def _check_moved(
-        self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs
-    ) -> None:
+    def _check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
         moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]
         self.check(gates.weights_moved(start.digest, trained.digest, *moved))
 
@@ -405,7 +411,15 @@ class Loop:
     def _training_options(self, stage: str) -> dict[str, Any]:
         """What of the recipe changes a training step's result."""
         training = self.recipe.training
-        names = ("learning_rate", "epochs", "batch_size", "warmup_ratio", "weight_decay", "max_grad_norm", "scheduler")
+        names = (
+            "learning_rate",
+            "epochs",
+            "batch_size",
+            "warmup_ratio",
+            "weight_decay",
+            "max_grad_norm",
+            "scheduler",
+        )
         options: dict[str, Any] = {name: getattr(training, name) for name in names}
         if stage == "sft" and self.recipe.method != "sft":
             own = self.recipe.sft.model_dump()
@@ -423,7 +437,7 @@ class Loop:
             "checkpoint_steps": training.checkpoint_steps,
             "gradient_checkpointing": self.device != "cpu" if checkpointing == "auto" else checkpointing,
             "report_to": list(training.report_to),
-            "gate_dpo_start": "dpo_start" not in self.recipe.gates.off,
+            "gate_dpo_start": "dpo_start" not in self.recipe.gates.disabled,
         }
 
 

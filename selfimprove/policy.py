@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _TENSOR_FILES = "*.safetensors"
 # What of an adapter's configuration changes its effect; the rest (paths, library versions) does not.
 _ADAPTER_KEYS = (
-    ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern", "bias")
-    + ("modules_to_save", "fan_in_fan_out", "layers_to_transform", "peft_type")
-)  # fmt: skip
+    *("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern", "bias"),
+    *("modules_to_save", "fan_in_fan_out", "layers_to_transform", "peft_type"),
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def weights_digest(folder: Path) -> str:
         where = {}
         for path in sorted(folder.glob(_TENSOR_FILES)):
             tensors = opened.enter_context(safe_open(path, framework="pt"))
-            where.update({name: tensors for name in tensors.keys()})  # noqa: SIM118
+            where.update(dict.fromkeys(tensors.keys(), tensors))
         for name in sorted(where):
             tensor = where[name].get_tensor(name).contiguous()
             total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -187,7 +187,11 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str, quantize_4bit: bo
     """The policy's base without its adapter, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": policy.trust_remote_code, "use_safetensors": True}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": policy.trust_remote_code,
+        "use_safetensors": True,
+    }
     if quantize_4bit:
         from transformers import BitsAndBytesConfig
 

@@ -120,7 +120,16 @@ class Cream(Strict):
 class JudgeOptions(Strict):
     """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`."""
 
-    kind: Literal["implicit_reward", "likelihood", "exact_match", "majority", "reward_model", "rubric", "function", "random"]
+    kind: Literal[
+        "implicit_reward",
+        "likelihood",
+        "exact_match",
+        "majority",
+        "reward_model",
+        "rubric",
+        "function",
+        "random",
+    ]
     model: str | None = None
     rubric: str | None = None
     function: str | None = None
@@ -142,9 +151,9 @@ class IterativeDpo(Strict):
 
 
 class Gates(Strict):
-    """Bounds of the invariants checked while a run goes on; `off` lists gates not to be checked."""
+    """Bounds of the invariants checked while a run goes on; `disabled` lists those that report and do not stop."""
 
-    off: tuple[
+    disabled: tuple[
         Literal[
             "rendering", "dpo_start", "sampler_agrees", "weights_moved", "consistency", "no_leak", "judge_health",
             "degeneration",

@@ -114,14 +114,17 @@ class RunData:
 def responses_of(pairs: Sequence[Pair]) -> Responses:
     """The two responses of every pair, by prompt id."""
     return Responses(
-        {pair.prompt.id: pair.prompt for pair in pairs}, {pair.prompt.id: (pair.chosen, pair.rejected) for pair in pairs}
+        {pair.prompt.id: pair.prompt for pair in pairs},
+        {pair.prompt.id: (pair.chosen, pair.rejected) for pair in pairs},
     )
 
 
 def seed_responses(examples: Sequence[dict[str, list[int]]]) -> Responses:
     """Seed examples in the form that is scored."""
     prompts = {f"seed-{i}": RenderedPrompt(f"seed-{i}", tuple(e["prompt_ids"]), "") for i, e in enumerate(examples)}
-    rows = {f"seed-{i}": (Response(f"seed-{i}", 0, tuple(e["response_ids"]), "stop", ""),) for i, e in enumerate(examples)}
+    rows = {
+        f"seed-{i}": (Response(f"seed-{i}", 0, tuple(e["response_ids"]), "stop", ""),) for i, e in enumerate(examples)
+    }
     return Responses(prompts, rows)
 
 

@@ -203,7 +203,14 @@ def _launch(partial: Path, shard: int, request: StepRequest, advance: Any) -> No
         command += ["--config_file", str(Path(request.accelerate).resolve())]
     else:
         cpu = request.execution["device"] == "cpu"
-        command += ["--num_processes", str(request.processes), "--num_machines", "1", "--mixed_precision", "no"]
+        command += [
+            "--num_processes",
+            str(request.processes),
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+        ]
         command += ["--dynamo_backend", "no", "--main_process_port", "0"]
         command += ["--cpu", "--num_cpu_threads_per_process", _threads(request.processes)] if cpu else ["--multi_gpu"]
     command += ["-m", "selfimprove.worker", str(partial), str(shard)]

@@ -50,9 +50,7 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
         Request(tuple(p["prompt_ids"]), options["n"], response_seed(task["seed"], task["key"], 0, p["prompt_id"]))
         for p in prompts
     ]
-    decoding = Decoding(
-        options["temperature"], options["top_p"], options["max_new_tokens"], tuple(options["stop_ids"])
-    )
+    decoding = Decoding(options["temperature"], options["top_p"], options["max_new_tokens"], tuple(options["stop_ids"]))
     tokenizer = load_tokenizer(policy)
     sampled = sampler.sample(requests, decoding, advance)
     rows = [
@@ -132,9 +130,7 @@ def _reward_model(folder: Path, task: dict[str, Any], shard: int, advance: Advan
     ).to(device)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
-    rendered = [
-        [id for part in render_example(tokenizer, row["messages"], row["text"]) for id in part] for row in rows
-    ]
+    rendered = [[id for part in render_example(tokenizer, row["messages"], row["text"]) for id in part] for row in rows]
     scores = classifier_scores(model.eval(), rendered, task["execution"]["batch_tokens"], advance)
     write_rows(
         folder / f"rows-{shard:05d}.arrow",

@@ -105,8 +105,7 @@ FAMILIES = {
     "qwen2.5": Family(
         template=CHATML_TURNS.replace("SYSTEM", "You are Qwen, created by Alibaba Cloud."),
         special=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        words="\n system You Ġare ĠQwen , Ġcreated Ġby ĠAlibaba ĠCloud . "
-        "user Hi Ġthere assistant Hello Ġyou Check Ġit",
+        words="\n system You Ġare ĠQwen , Ġcreated Ġby ĠAlibaba ĠCloud . user Hi Ġthere assistant Hello Ġyou Check Ġit",
         bos=None,
         eos="<|im_end|>",
         pad="<|endoftext|>",
@@ -313,9 +312,7 @@ def test_end_of_turn_is_trained_exactly_once(name: str) -> None:
     assert "2 times" in (check_rendering(tokenizer, prompt, [*response, end]) or "")
     assert "end-of-turn" in (check_rendering(tokenizer, prompt, []) or "")
     # What ChatML and Gemma write after the end of turn is not sampled, so it is not trained.
-    assert "end-of-turn" in (
-        check_rendering(tokenizer, prompt, [*response, len(FAMILIES[name].special)]) or ""
-    )
+    assert "end-of-turn" in (check_rendering(tokenizer, prompt, [*response, len(FAMILIES[name].special)]) or "")
 
 
 @each_family

@@ -293,9 +293,7 @@ def test_unreachable_hub_data_says_what_to_do(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # else the client tries for 24 seconds
     wanted = DataSource(hub="selfimprove-tests/there-is-no-such-data-set", split="test")
-    with pytest.raises(
-        InputError, match=r"(?s)there-is-no-such-data-set.*Without network.*path: data\.parquet"
-    ):
+    with pytest.raises(InputError, match=r"(?s)there-is-no-such-data-set.*Without network.*path: data\.parquet"):
         load_prompts(wanted, [tmp_path])
 
 

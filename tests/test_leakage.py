@@ -60,9 +60,7 @@ def test_the_instruction_of_a_task_is_not_a_leak() -> None:
     evaluation = [instruction + pair for pair in ("penguin, mouse", "horse, cat", "flea, elephant")]
     # 14 words of instruction and the first animal: a run that only one evaluation text has, but no item.
     assert leaks([instruction + "penguin, whale"], evaluation) == []
-    assert [why for *_, why in leaks([instruction + "horse; cat"], evaluation)] == [
-        "the same text after normalisation"
-    ]
+    assert [why for *_, why in leaks([instruction + "horse; cat"], evaluation)] == ["the same text after normalisation"]
     # Behind the same instruction a long item is still found.
     evaluation += [instruction + ITEM]
     assert [item for _, item, _ in leaks(["Once " + ITEM], evaluation)] == [instruction + ITEM]
@@ -80,9 +78,7 @@ def test_a_copy_is_always_found_and_nothing_leaks_into_nothing(texts: list[str])
     st.lists(word, max_size=9),
     st.lists(word, max_size=9),
 )
-def test_a_run_of_thirteen_is_found_wherever_it_stands(
-    run: list[str], before: list[str], after: list[str]
-) -> None:
+def test_a_run_of_thirteen_is_found_wherever_it_stands(run: list[str], before: list[str], after: list[str]) -> None:
     item = " ".join(run)
     assert len(leaks([" ".join([*before, *run, *after])], [item, "zzz"])) == 1
 

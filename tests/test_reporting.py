@@ -95,9 +95,7 @@ def round_(number: int, policy: str) -> dict[str, Any]:
 
 def full_run() -> list[tuple[str, str, dict[str, Any]]]:
     """(event, id, fields) of a run with two rounds and every field."""
-    history = [
-        {"step": i, "loss": 0.7 - i / 10, "learning_rate": 1e-6, "grad_norm": 1.0} for i in range(1, 4)
-    ]
+    history = [{"step": i, "loss": 0.7 - i / 10, "learning_rate": 1e-6, "grad_norm": 1.0} for i in range(1, 4)]
     sft = {"stage": "sft", "round": 0, "policy": "M1", "examples": 100, "epochs": 2, "seconds": 30.0}
     dpo = {"stage": "dpo", "examples": 318, "epochs": 1, "seconds": 20.0, "history": history}
     events: list[tuple[str, str, dict[str, Any]]] = [
@@ -337,9 +335,7 @@ def test_hostile_names_reach_no_element(tmp_path: Path) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", page)
 
 
-def test_report_is_the_same_every_time_and_replaced_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_is_the_same_every_time_and_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = write_report(write(tmp_path, full_run()))
     before = target.read_bytes()
     assert write_report(tmp_path) == target and target.read_bytes() == before

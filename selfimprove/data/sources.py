@@ -15,13 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from selfimprove.chat import Message
 from selfimprove.errors import InputError
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 Messages = tuple[Message, ...]
-Role = Literal[
-    "prompt", "messages", "response", "answer", "group", "choices", "chosen", "rejected", "confidence", "id"
-]
+Role = Literal["prompt", "messages", "response", "answer", "group", "choices", "chosen", "rejected", "confidence", "id"]
 _USUAL = {
     "prompt": ("prompt", "instruction", "question", "input"),
     "response": ("response", "output", "completion"),

@@ -11,7 +11,9 @@ from scipy import stats
 MEASURES = ("kendall", "kendall_b", "spearman", "top_order")
 
 
-def consistency(first: Sequence[float], second: Sequence[float], measure: str = "kendall") -> float | None:
+def consistency(
+    first: Sequence[float | None], second: Sequence[float | None], measure: str = "kendall"
+) -> float | None:
     """Agreement of two score lists of the same responses, in [0, 1]: C_j of the paper.
 
     Measures:

@@ -94,9 +94,7 @@ def _user_function(name: str) -> Callable[[RenderedPrompt, Response], Verdict]:
     return score
 
 
-def _rubric_verdicts(
-    loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy
-) -> dict[str, list[Verdict]]:
+def _rubric_verdicts(loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy) -> dict[str, list[Verdict]]:
     rubric = load_rubric(str(judge.rubric), loop.recipe.search_folders())
     reader = policy if judge.model is None else resolve_policy(judge.model, "judge", loop.recipe.trust_remote_code)
     asked = {

@@ -10,9 +10,7 @@ from dataclasses import replace
 from selfimprove.data.rows import Pair, Responses, Scores
 
 
-def best_and_worst(
-    responses: Responses, scores: Scores, truncated: str = "keep"
-) -> tuple[list[Pair], dict[str, int]]:
+def best_and_worst(responses: Responses, scores: Scores, truncated: str = "keep") -> tuple[list[Pair], dict[str, int]]:
     """One pair per prompt: the response with the highest score over the one with the lowest.
 
     Missing scores are left out, never read as a low score. Among equal scores the first response counts.
@@ -43,11 +41,14 @@ def best_and_worst(
     return pairs, dict(skipped)
 
 
-def softened(pairs: list[Pair], confidence: float | Mapping[str, float | None], mean: float | None = None) -> list[Pair]:
+def softened(
+    pairs: list[Pair], confidence: float | Mapping[str, float | None], mean: float | None = None
+) -> list[Pair]:
     """Pairs with a confidence: one for all, or by prompt id, where a missing one gets `mean`."""
     if isinstance(confidence, Mapping):
-        found = {pair.prompt.id: confidence.get(pair.prompt.id) for pair in pairs}
-        return [replace(pair, confidence=mean if (c := found[pair.prompt.id]) is None else c) for pair in pairs]
+        own = [confidence.get(pair.prompt.id) for pair in pairs]
+        known = [mean if value is None else value for value in own]
+        return [replace(pair, confidence=value) for pair, value in zip(pairs, known, strict=True)]
     return [replace(pair, confidence=confidence) for pair in pairs]
 
 

@@ -38,7 +38,8 @@ def cream(loop: Loop) -> Policy:
         initial = loop.log_probs(responses, base)
         ranking = implicit_reward(responses, now, initial)  # b. J: log pi_t - log pi_0
 
-        if round.number > 1:  # c. K: the same with theta_{t-1}
+        before: Scores | None  # c. K: the same with theta_{t-1}
+        if round.number > 1:
             before = implicit_reward(responses, loop.log_probs(responses, previous), initial)
         else:
             before = _first_second_ranking(loop, responses, initial, sft_middle)

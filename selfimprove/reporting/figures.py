@@ -78,9 +78,7 @@ def to_svg(figure: Figure, name: str, title: str) -> Markup:
     return Markup(svg.replace(_TEXT, "currentColor").replace("<svg ", f'<svg aria-label="{title}" ', 1))
 
 
-def draw_boxes(
-    ax: Any, rounds: list[int], groups: dict[str, list[list[float]]], *, means: bool = False
-) -> None:
+def draw_boxes(ax: Any, rounds: list[int], groups: dict[str, list[list[float]]], *, means: bool = False) -> None:
     for index, (name, values) in enumerate(groups.items()):
         colour = COLOURS[index]
         shift = 0.36 * (index - (len(groups) - 1) / 2)

@@ -90,9 +90,7 @@ def _accuracy(events: Sequence[Event]) -> Figure | None:
             value = number(dig(by_policy.get(policy), "value"))
             if value is not None:
                 low, high = (number(by_policy[policy].get(end)) for end in ("low", "high"))
-                points.append(
-                    (place + shift, value, value if low is None else low, value if high is None else high)
-                )
+                points.append((place + shift, value, value if low is None else low, value if high is None else high))
         x = [point[0] for point in points]
         y = [100 * point[1] for point in points]
         below = [100 * max(value - low, 0) for _, value, low, _ in points]

@@ -149,9 +149,7 @@ def _rounds_table(events: Sequence[Event]) -> _Table:
         "duplicates": "duplicates, %",
         "time": "time of the round",
     }
-    return _Table(
-        list(columns.values()), [[getattr(row, name) for name in columns] for row in policy_rows(events)]
-    )
+    return _Table(list(columns.values()), [[getattr(row, name) for name in columns] for row in policy_rows(events)])
 
 
 def _gate(event: Event) -> dict[str, Any]:
@@ -214,9 +212,7 @@ def _evaluations_table(events: Sequence[Event]) -> _Table:
             against = text(dig(event, "paired", "against"))
             failures = _counts(event.get("failures"))
             digest = text(event.get("policy_digest"))[:12]
-            rows.append(
-                [suite, policy, metric, value, change, against, count(event.get("n")), failures, digest]
-            )
+            rows.append([suite, policy, metric, value, change, against, count(event.get("n")), failures, digest])
     columns = ["suite", "policy", "metric", "value [95%]", "change [95%]", "against", "items", "failures"]
     return _Table([*columns, "policy digest"], rows)
 

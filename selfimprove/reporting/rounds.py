@@ -59,7 +59,10 @@ def round_figures(
         "pairs": len(pairs),
         "skipped": dict(skipped),
         "label_accuracy": label_accuracy(pairs),
-        "margins": {"mean_abs": float(np.mean(np.abs(margins))) if margins else None, "values": list(margins)},
+        "margins": {
+            "mean_abs": float(np.mean(np.abs(margins))) if margins else None,
+            "values": list(margins),
+        },
         "health": response_health(list(responses.by_prompt.values())),
         "examples": [_example(pair) for pair in pairs[:_EXAMPLES]],
     }

@@ -67,7 +67,10 @@ def save_policy(trainer: Any, folder: Path) -> None:
         trainer.save_model(str(temporary))
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
-            for extra in ("training_args.bin", "README.md"):  # a pickle, and a card about a folder that is no repo
+            for extra in (
+                "training_args.bin",
+                "README.md",
+            ):  # a pickle, and a card about a folder that is no repo
                 (temporary / extra).unlink(missing_ok=True)
             sync_tree(temporary)
             temporary.replace(folder)
@@ -206,9 +209,7 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     data = _padded(rows, options["batch_size"], lambda row: {**row, "labels": [-100] * len(row["labels"])})
     trainer = SFTTrainer(
         model=_trainable_model(policy, options, device, task["seed"]),
-        args=SFTConfig(
-            **_arguments(task, folder, device, processes), dataset_kwargs={"skip_prepare_dataset": True}
-        ),
+        args=SFTConfig(**_arguments(task, folder, device, processes), dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=data,
         processing_class=fresh_tokenizer(policy),
     )
@@ -223,7 +224,10 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     options, policy = task["options"], Policy(**task["policies"]["start"])
     device, processes = pick_device(task["execution"]["device"]), _world_size()
     rows = [
-        {**{name: row[name] for name in row if name.endswith(("_ids", "_log_prob", "confidence"))}, "weight": 1.0}
+        {
+            **{name: row[name] for name in row if name.endswith(("_ids", "_log_prob", "confidence"))},
+            "weight": 1.0,
+        }
         for row in read_rows(folder / "inputs" / "pairs.arrow")
     ]
     data = _padded(rows, options["batch_size"], lambda row: {**row, "weight": 0.0})
@@ -262,7 +266,7 @@ class _FirstLoss(TrainerCallback):
             write_json(self.folder / "first-batch.json", {**first, "reference_is_start": self.same})
         if self.same and gap > self.tolerance:
             raise GateError(
-                f"gate dpo_start: the first loss is {first['loss']:.5f}, not ln 2 = 0.69315 (allowed {self.tolerance}), "
+                f"gate dpo_start: the first loss is {first['loss']:.5f}, not ln 2 = 0.69315 (within {self.tolerance}), "
                 "although the policy is its own loss reference: the reference log-probs are of another model, other "
                 f"tokens or another template. Look at the pairs in {self.folder}"
             )

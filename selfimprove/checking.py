@@ -1,0 +1,184 @@
+"""`check`, `status` and `doctor`: what will happen, what has happened, what is installed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from selfimprove.artefacts import Store
+from selfimprove.builtin import BUILTINS, cache_folder
+from selfimprove.errors import InputError
+from selfimprove.recipe import Recipe
+from selfimprove.reporting.summary import duration
+from selfimprove.reporting.text import printable
+from selfimprove.run_folder import Run
+
+
+class _NoEvents:
+    """Takes events and keeps none: `check` writes nothing."""
+
+    def emit(self, event: str, id: str, **fields: Any) -> None:
+        return
+
+
+def check_recipe(recipe: Recipe, out: Console) -> None:
+    """Loads the data, checks what can be checked before a run, and prints examples and an estimate."""
+    from selfimprove.loop import Loop
+    from selfimprove.quiet import quiet_libraries
+    from selfimprove.reporting.terminal import Progress
+    from selfimprove.training.stages import batch_split
+
+    quiet_libraries()
+    batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
+    loop = Loop(recipe, Store(Path(recipe.output) / "steps"), _NoEvents(), Progress())  # type: ignore[arg-type]
+    out.print(
+        f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
+        highlight=False,
+    )
+    if recipe.iterative_dpo.judge.function and recipe.method == "iterative_dpo":
+        out.print(f"this recipe runs your code: {recipe.iterative_dpo.judge.function}", highlight=False)
+    for title, ids in _examples(loop):
+        out.print(f"\n{title} ({len(ids)} tokens):", highlight=False)
+        out.print(printable(loop.tokenizer.decode(ids)), soft_wrap=True, highlight=False)
+    out.print()
+    out.print(_estimate(loop))
+
+
+def _examples(loop: Any) -> list[tuple[str, list[int]]]:
+    """Up to three rendered examples, one of each kind first."""
+    found = [
+        ("seed example, as it is trained", e["prompt_ids"] + e["response_ids"]) for e in loop.data.seed_examples[:2]
+    ]
+    found += [
+        ("prompt, as it is sampled", list(p.prompt_ids)) for group in loop.data.round_prompts[:1] for p in group[:2]
+    ]
+    found += [("pair, chosen", [*p.prompt.prompt_ids, *p.chosen.ids]) for p in loop.data.pairs[:1]]
+    kinds = dict(reversed(found))
+    return [*kinds.items(), *(one for one in found if one not in kinds.items())][:3]
+
+
+def _estimate(loop: Any) -> Table:
+    """Tokens, time, memory and disk, from the model's size and a matrix product timed here. Upper bounds: every
+    response is taken to use all of sampling.max_new_tokens."""
+    import torch
+    from safetensors import safe_open
+
+    recipe, parameters = loop.recipe, 0
+    for path in Path(loop.base_policy.base).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                size = 1
+                for length in tensors.get_slice(name).get_shape():
+                    size *= length
+                parameters += size
+    new, n = recipe.sampling.max_new_tokens, recipe.sampling.n
+    prompts = sum(len(p.prompt_ids) for group in loop.data.round_prompts for p in group)
+    count = sum(len(group) for group in loop.data.round_prompts)
+    seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples) * recipe.sft.epochs
+    sampled = count * n * new
+    scored = 3 * (prompts + sampled)
+    trained = seed + recipe.training.epochs * 2 * (prompts + count * new)
+    items = sum(len(items) for _, items in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
+    a = torch.randn(1024, 1024, device=loop.device, dtype=getattr(torch, loop.dtype))
+    (a @ a).sum().item()
+    before = time.perf_counter()
+    for _ in range(8):
+        product = a @ a
+    product.sum().item()
+    speed = 8 * 2 * 1024**3 / (time.perf_counter() - before)
+    lora = recipe.training.lora is not None
+    work = 2 * parameters * (prompts + 2 * sampled + scored + 60 * items) + (4 if lora else 6) * parameters * trained
+    weight = 2 if loop.dtype == "bfloat16" else 4
+    memory = parameters * (weight if lora else 16) + 2**30
+    policies = (len(loop.data.round_prompts) + 2) * (0.03 if lora else 1) * parameters * 4
+    table = Table("estimate", "at most", box=None, pad_edge=False)
+    table.add_row("parameters", f"{parameters / 1e6:,.0f} M")
+    table.add_row("tokens sampled / scored / trained", f"{sampled:,.0f} / {scored:,.0f} / {trained:,.0f}")
+    table.add_row("time", f"{duration(work / speed * 2)} (at half of this machine's matrix speed)")
+    table.add_row("memory", f"{memory / 2**30:.1f} GB, plus activations")
+    table.add_row(
+        "disk",
+        f"{policies * 2 / 2**30 + 0.01:.2f} GB ({shutil.disk_usage(_existing(Path(recipe.output))).free / 2**30:.0f} GB free)",
+    )
+    return table
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def print_status(folder: Path, verify: bool, out: Console) -> None:
+    """Steps finished and under way; with `verify`, every file's digest."""
+    run = Run(folder)
+    recipe = run.read_recipe()
+    holder = run.holder()
+    state = f"process {holder} is working on it" if holder else "no process is working on it"
+    out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False)
+    store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
+    table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
+    damaged = []
+    for artefact in store.all():
+        problem = artefact.damage() if verify else (None if artefact.looks_whole() else "changed since it was written")
+        damaged += [problem] if problem else []
+        figures = artefact.figures
+        table.add_row(
+            str(artefact.manifest.get("label")), f"{figures['seconds']:.1f}", f"{figures['tokens']:,}",
+            problem or ("whole (verified)" if verify else "whole"),
+        )  # fmt: skip
+    out.print(table)
+    for partial in sorted(store.folder.glob(".partial-*")):
+        done, total = len(list(partial.glob("rows-*.arrow"))), "?"
+        if (partial / "step.json").is_file():
+            task = json.loads((partial / "step.json").read_text())
+            total, name = task["shards"], task["label"]
+            out.print(f"under way: {name}: {done} of {total} shards", highlight=False)
+    if damaged:
+        raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
+
+
+def print_doctor(out: Console) -> bool:
+    """What is installed and what is missing, with the command that mends it; True if a run can work."""
+    import torch
+
+    table = Table("what", "found", "note", box=None, pad_edge=False)
+    good = True
+    for package in ("torch", "transformers", "trl", "peft", "accelerate", "datasets"):
+        try:
+            table.add_row(package, version(package), "")
+        except PackageNotFoundError:
+            good = False
+            table.add_row(package, "missing", f"pip install {package}")
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no"
+    table.add_row("python", platform.python_version(), "")
+    table.add_row("GPU", gpu, "" if torch.cuda.is_available() else "runs use the CPU")
+    table.add_row("sampler: transformers", "works", "what sampling.backend=auto picks")
+    vllm = "installed" if find_spec("vllm") else "missing"
+    table.add_row("sampler: vllm", vllm, "this version of selfimprove has no vLLM sampler yet")
+    for builtin in BUILTINS.values():
+        cached = list((cache_folder() / "models").glob(f"{builtin.name}-*/config.json"))
+        table.add_row(
+            f"model {builtin.name}",
+            "cached" if cached else "not yet",
+            "" if cached else "fetched on first use, 93 MB",
+        )
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache_folder()).free / 2**30
+        table.add_row("cache", f"{free:.0f} GB free", str(cache_folder()))
+    except OSError as error:
+        good = False
+        table.add_row("cache", "not writable", f"{error}; set SELFIMPROVE_CACHE")
+    out.print(table)
+    return good

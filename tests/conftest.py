@@ -1,0 +1,133 @@
+"""A tiny random Llama with its own ChatML tokenizer, and small data: whole runs in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from selfimprove.policy import MODELS, Policy, resolve_policy
+from selfimprove.quiet import quiet_libraries
+from selfimprove.recipe import Recipe, make_recipe
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """One token per byte, plus ChatML's markers: every text can be written."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2} | {c: 3 + i for i, c in enumerate(alphabet)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def save_tiny_model(folder: Path, seed: int = 0, template: str | None = CHATML) -> Path:
+    """A Llama of 2 layers and about 60 thousand parameters with large random weights, so that samples differ."""
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer(template)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
+    quiet_libraries()
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _free_models() -> Any:
+    yield
+    MODELS.free()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def tiny_policy(tiny_model: Path) -> Policy:
+    return resolve_policy(str(tiny_model))
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """seed.jsonl (12 examples), prompts.jsonl (24), pairs.jsonl (10), and a suite suite.yaml with 6 items."""
+    words = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
+    write_jsonl(tmp_path / "seed.jsonl", [{"prompt": f"Say {w}", "response": w} for w in words])
+    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"Say {w} {n}", "answer": w} for n in (1, 2) for w in words])
+    write_jsonl(
+        tmp_path / "pairs.jsonl",
+        [{"prompt": f"Tell {w}", "chosen": w, "rejected": w[::-1] + "!", "confidence": 0.9} for w in words[:10]],
+    )
+    write_jsonl(tmp_path / "items.jsonl", [{"prompt": f"Name {w}", "answer": w} for w in words[:6]])
+    (tmp_path / "suite.yaml").write_text("name: tiny\nkind: exact_match\ndata: items.jsonl\nmax_new_tokens: 6\n")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_recipe(tiny_model: Path, tiny_data: Path) -> Callable[..., Recipe]:
+    """`tiny_recipe("cream", rounds=1, training={...})`: a recipe that runs in a few seconds.
+
+    The tiny random model has no reason to be consistent or to end its turn, so two gates only report, unless `gates` is
+    given.
+    """
+
+    def make(method: str = "cream", **changes: Any) -> Recipe:
+        values: dict[str, Any] = {
+            "method": method,
+            "model": str(tiny_model),
+            "output": str(tiny_data / "run"),
+            "rounds": 2,
+            "data": {"seed": "seed.jsonl", "prompts": "prompts.jsonl", "prompts_per_round": 8, "pairs": "pairs.jsonl"},
+            "sampling": {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8},
+            "training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0}, "learning_rate": 1e-3, "batch_size": 4},
+            "sft": {"learning_rate": 1e-3, "epochs": 1},
+            "evaluate": ["suite.yaml"],
+            "gates": {"disabled": ["consistency", "degeneration"]},
+        }
+        for key, value in changes.items():
+            merged = (
+                {**values[key], **value} if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+            )
+            values[key] = merged
+        return make_recipe(values, folder=tiny_data)
+
+    return make
