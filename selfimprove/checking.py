@@ -105,10 +105,8 @@ def _estimate(loop: Any) -> Table:
     table.add_row("tokens sampled / scored / trained", f"{sampled:,.0f} / {scored:,.0f} / {trained:,.0f}")
     table.add_row("time", f"{duration(work / speed * 2)} (at half of this machine's matrix speed)")
     table.add_row("memory", f"{memory / 2**30:.1f} GB, plus activations")
-    table.add_row(
-        "disk",
-        f"{policies * 2 / 2**30 + 0.01:.2f} GB ({shutil.disk_usage(_existing(Path(recipe.output))).free / 2**30:.0f} GB free)",
-    )
+    free = shutil.disk_usage(_existing(Path(recipe.output))).free / 2**30
+    table.add_row("disk", f"{policies * 2 / 2**30 + 0.01:.2f} GB ({free:.0f} GB free)")
     return table
 
 

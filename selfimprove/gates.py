@@ -106,7 +106,8 @@ def no_leak(training: Iterable[str], evaluation: Iterable[str]) -> Verdict:
     message = "no evaluation prompt is in the training data"
     if found:
         trained, evaluated, why = found[0]
-        message = f"{len(found)} evaluation prompts are in the training data ({why}); the first: {evaluated[:200]!r} in {trained[:200]!r}"
+        first = f"{evaluated[:200]!r} in {trained[:200]!r}"
+        message = f"{len(found)} evaluation prompts are in the training data ({why}); the first: {first}"
     return Verdict("no_leak", not found, len(found), 0, message)
 
 
@@ -153,7 +154,9 @@ def degeneration(now: Mapping[str, float], first: Mapping[str, float], bounds: M
     ):
         bound = bounds[key]
         if (value > bound) if bad == "above" else (value < bound):
-            message = f"{name} is {value:.2f}, {bad} {bound} (gates.{key}): the policy degenerates, or its answers do not fit sampling.max_new_tokens"
+            message = f"{name} is {value:.2f}, {bad} {bound} (gates.{key}): the policy degenerates"
+            message += ", or its answers do not fit sampling.max_new_tokens" if key == "max_truncated" else ""
             return Verdict("degeneration", False, value, bound, message)
-    text = f"duplicates {now['duplicate_rate']:.2f}, truncated {now['truncation_rate']:.2f}, mean length {now['mean_length']:.1f}"
+    text = f"duplicates {now['duplicate_rate']:.2f}, truncated {now['truncation_rate']:.2f}, "
+    text += f"mean length {now['mean_length']:.1f}"
     return Verdict("degeneration", True, now["duplicate_rate"], bounds["max_duplicates"], text)

@@ -343,7 +343,8 @@ class Loop:
             if stop and verdict.gate not in self.recipe.gates.disabled:
                 where = f" in round {self._round}" if self._round else ""
                 raise GateError(
-                    f"gate {verdict.gate}{where}: {verdict.message}\n(`gates.disabled=[{verdict.gate}]` goes on all the same)"
+                    f"gate {verdict.gate}{where}: {verdict.message}\n"
+                    f"(`gates.disabled=[{verdict.gate}]` goes on all the same)"
                 )
             self.note(f"gate {verdict.gate} (not enforced): {verdict.message}")
 

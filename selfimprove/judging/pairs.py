@@ -41,9 +41,7 @@ def best_and_worst(responses: Responses, scores: Scores, truncated: str = "keep"
     return pairs, dict(skipped)
 
 
-def softened(
-    pairs: list[Pair], confidence: float | Mapping[str, float | None], mean: float | None = None
-) -> list[Pair]:
+def softened(pairs: list[Pair], confidence: float | Mapping[str, float | None], mean: float = 1.0) -> list[Pair]:
     """Pairs with a confidence: one for all, or by prompt id, where a missing one gets `mean`."""
     if isinstance(confidence, Mapping):
         own = [confidence.get(pair.prompt.id) for pair in pairs]

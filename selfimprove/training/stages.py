@@ -174,7 +174,11 @@ def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
     trainer.accelerator.wait_for_everyone()
     newest = newest or newest_checkpoint(checkpoints)
     if newest is not None:
-        callback.advance(int(newest.name.split("-")[1]))
+        step = int(newest.name.split("-")[1])
+        callback.advance(step)
+        if trainer.is_world_process_zero():
+            note = folder / "resumed-from.json"
+            write_json(note, [*(json.loads(note.read_text()) if note.is_file() else []), step])
     with explained_write(folder):
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         save_policy(trainer, folder / "policy")
