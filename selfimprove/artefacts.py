@@ -144,6 +144,13 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def set_aside(folder: Path) -> Path:
+    """Takes a folder that is not a whole artefact out of the way, without deleting it."""
+    aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
+    folder.rename(aside)
+    return aside
+
+
 @dataclass
 class Artefact:
     """A finished step's folder. `digest` is the content digest that later steps' keys use."""
@@ -164,8 +171,25 @@ class Artefact:
         self.verify()
         return [row for path in sorted(self.folder.glob("rows-*.arrow")) for row in read_rows(path)]
 
+    @classmethod
+    def read(cls, folder: Path) -> Artefact:
+        """The artefact in `folder`. A manifest that cannot be read is itself damage, which `damage` reports."""
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            readable = {"key", "digest", "files"} <= manifest.keys()
+        except (ValueError, AttributeError):
+            readable = False
+        return cls(folder, manifest if readable else {})
+
+    @property
+    def readable(self) -> bool:
+        """Whether the manifest is one of ours."""
+        return "files" in self.manifest
+
     def looks_whole(self) -> bool:
         """Sizes and file times are the manifest's (fast: reads no content)."""
+        if not self.readable:
+            return False
         for name, recorded in self.manifest["files"].items():
             try:
                 stat = (self.folder / name).stat()
@@ -177,6 +201,8 @@ class Artefact:
 
     def damage(self) -> str | None:
         """The first file whose content is not the manifest's, in words; None if all are (reads everything)."""
+        if not self.readable:
+            return f"{self.folder / 'manifest.json'} cannot be read"
         for name, recorded in self.manifest["files"].items():
             path = self.folder / name
             if not path.is_file():
@@ -190,8 +216,7 @@ class Artefact:
         if self.manifest.get("_verified"):
             return
         if reason := self.damage():
-            aside = self.folder.with_name(f".damaged-{self.folder.name}-{time.time_ns()}")
-            self.folder.rename(aside)
+            aside = set_aside(self.folder)
             raise DamagedArtefact(f"{reason}. The artefact is set aside as {aside.name}; it is made again.")
         self.manifest["_verified"] = True
 
@@ -212,12 +237,9 @@ class Store:
         if folder in self._known and folder.is_dir():
             return self._known[folder]
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            artefact = Artefact.read(folder)
         except FileNotFoundError:
             return None
-        except ValueError:
-            manifest = {"key": key, "files": {"manifest.json": {"sha256": "", "bytes": -1, "mtime_ns": -1}}}
-        artefact = Artefact(folder, manifest)
         if not artefact.looks_whole():
             artefact.verify()
         self._known[folder] = artefact
@@ -240,17 +262,16 @@ class Store:
             (partial / "progress.json").unlink(missing_ok=True)
             sync_tree(partial)
             write_json(partial / "manifest.json", {**manifest, "key": key, "files": folder_files(partial)})
+            if final.is_dir():  # without a manifest, or `find` had given it
+                set_aside(final)
             partial.rename(final)
             sync_folder(self.folder)
-        artefact = Artefact(final, json.loads((final / "manifest.json").read_text()))
+        artefact = Artefact.read(final)
         artefact.manifest["_verified"] = True
         self._known[final] = artefact
         return artefact
 
     def all(self) -> list[Artefact]:
-        """Every finished artefact, oldest first."""
-        found = []
-        for path in self.folder.glob("[!.]*/manifest.json"):
-            with contextlib.suppress(ValueError):
-                found.append(Artefact(path.parent, json.loads(path.read_text())))
+        """Every finished artefact, oldest first; damaged ones too, first of all where the manifest is damaged."""
+        found = [Artefact.read(path.parent) for path in self.folder.glob("[!.]*/manifest.json")]
         return sorted(found, key=lambda artefact: artefact.manifest.get("finished", ""))

@@ -62,8 +62,8 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
         ("prompt, as it is sampled", list(p.prompt_ids)) for group in loop.data.round_prompts[:1] for p in group[:2]
     ]
     found += [("pair, chosen", [*p.prompt.prompt_ids, *p.chosen.ids]) for p in loop.data.pairs[:1]]
-    kinds = dict(reversed(found))
-    return [*kinds.items(), *(one for one in found if one not in kinds.items())][:3]
+    first_of_kind = [one for i, one in enumerate(found) if one[0] not in [title for title, _ in found[:i]]]
+    return [*first_of_kind, *(one for one in found if one not in first_of_kind)][:3]
 
 
 def _estimate(loop: Any) -> Table:
@@ -83,18 +83,19 @@ def _estimate(loop: Any) -> Table:
     new, n = recipe.sampling.max_new_tokens, recipe.sampling.n
     prompts = sum(len(p.prompt_ids) for group in loop.data.round_prompts for p in group)
     count = sum(len(group) for group in loop.data.round_prompts)
-    seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples) * recipe.sft.epochs
+    epochs = recipe.training.epochs if recipe.method == "sft" else recipe.sft.epochs
+    seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples) * epochs
     sampled = count * n * new
     scored = 3 * (prompts + sampled)
     trained = seed + recipe.training.epochs * 2 * (prompts + count * new)
     items = sum(len(items) for _, items in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
     a = torch.randn(1024, 1024, device=loop.device, dtype=getattr(torch, loop.dtype))
-    (a @ a).sum().item()
-    before = time.perf_counter()
+    seconds = []
     for _ in range(8):
-        product = a @ a
-    product.sum().item()
-    speed = 8 * 2 * 1024**3 / (time.perf_counter() - before)
+        before = time.perf_counter()
+        (a @ a).sum().item()
+        seconds.append(time.perf_counter() - before)
+    speed = 2 * 1024**3 / min(seconds)
     lora = recipe.training.lora is not None
     work = 2 * parameters * (prompts + 2 * sampled + scored + 60 * items) + (4 if lora else 6) * parameters * trained
     weight = 2 if loop.dtype == "bfloat16" else 4
@@ -128,11 +129,13 @@ def print_status(folder: Path, verify: bool, out: Console) -> None:
     table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
     damaged = []
     for artefact in store.all():
-        problem = artefact.damage() if verify else (None if artefact.looks_whole() else "changed since it was written")
+        # New times alone (a copied run) are no damage: what looks changed is read.
+        problem = artefact.damage() if verify or not artefact.looks_whole() else None
         damaged += [problem] if problem else []
         figures = artefact.figures
         table.add_row(
-            str(artefact.manifest.get("label")), f"{figures['seconds']:.1f}", f"{figures['tokens']:,}",
+            str(artefact.manifest.get("label", artefact.folder.name)),
+            f"{figures['seconds']:.1f}" if figures else "", f"{figures['tokens']:,}" if figures else "",
             problem or ("whole (verified)" if verify else "whole"),
         )  # fmt: skip
     out.print(table)

@@ -176,7 +176,9 @@ def verify_policy(policy: Policy) -> None:
     for place in filter(None, (policy.adapter, policy.base)):
         folder = Path(place).parent
         if (folder / "manifest.json").is_file() and folder not in _verified:
-            Artefact(folder, json.loads((folder / "manifest.json").read_text())).verify()
+            artefact = Artefact.read(folder)
+            if artefact.readable:  # a model of the user's may lie beside a manifest.json of another kind
+                artefact.verify()
             _verified.add(folder)
 
 
