@@ -16,7 +16,7 @@ from selfimprove.shipped import recipe_file
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _as_source(value: Any) -> Any:
@@ -220,8 +220,14 @@ class Recipe(Strict):
         return [Path(self.folder), Path.cwd(), recipes_folder()]
 
     def as_yaml(self) -> str:
-        """The resolved recipe, every option written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The resolved recipe, every option written out; `load_recipe` reads it back."""
+        other_methods = {"cream", "iterative_dpo"} - {self.method}
+        values = self.model_dump(mode="json", exclude=other_methods)
+        for role in ("seed", "prompts", "pairs"):
+            for source in values["data"][role] or ():
+                for name in ("config", "split", "revision") if source["path"] else ():
+                    del source[name]  # a local file has none, and says so when it is read
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -252,11 +258,13 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def make_recipe(values: dict[str, Any], where: str = "recipe", folder: Path = Path()) -> Recipe:
     """A checked recipe from plain values; `where` begins every error message."""
+    if "folder" in values:
+        raise InputError(f"{where}: unknown key `folder`; known here: {', '.join(_known_keys(()))}")
     values = {**values, "folder": str(folder)}
     if "output" not in values and where.endswith((".yaml", ".yml")):
         values["output"] = f"runs/{Path(where).stem}"
     try:
-        return Recipe(**values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {_explain(one, values)}" for one in error.errors())) from None
 

@@ -34,7 +34,7 @@ from selfimprove.artefacts import (
 from selfimprove.errors import RunFailed
 from selfimprove.policy import Policy, adapter_digest, weights_digest
 from selfimprove.reporting.terminal import Progress
-from selfimprove.worker import STEPS, worker
+from selfimprove.worker import STEPS, die_with_parent, worker
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,14 @@ def _make(store: Store, request: StepRequest, key: str, progress: Progress) -> A
         for name, rows in request.inputs.items():
             write_rows(partial / "inputs" / f"{name}.arrow", rows)
         write_json(partial / "step.json", task)
-        started = _started(partial)
-        before = time.monotonic()
+        clock = _Clock(partial)
         total = request.total if request.total is not None else len(request.inputs[kind.input_name])
-        with progress.task(request.label, total, kind.unit) as advance:
+        with progress.task(request.label, total, kind.unit) as show:
+
+            def advance(count: int) -> None:
+                clock.tick()
+                show(count)
+
             for shard in range(shards):
                 made = partial / f"rows-{shard:05d}.arrow"
                 if made.is_file():
@@ -127,20 +131,19 @@ def _make(store: Store, request: StepRequest, key: str, progress: Progress) -> A
                     _launch(partial, shard, request, advance)
                 else:
                     worker(partial, shard, advance)
-        seconds = _seconds(partial, time.monotonic() - before)
     manifest = {
         **{name: value for name, value in task.items() if name != "execution"},
         "execution": dict(request.execution),
         "version": kind.version,
         "inputs": {name: rows_digest(rows) for name, rows in request.inputs.items()},
         "policy_digests": {role: policy.digest for role, policy in request.policies.items()},
-        "started": started,
+        "started": clock.started,
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "digest": _content_digest(partial),
-        "figures": {"seconds": round(seconds, 3), "tokens": _tokens(request, partial), **peak_memory()},
+        "figures": {"seconds": round(clock.worked(), 3), "tokens": _tokens(request, partial), **peak_memory()},
         "environment": environment(),
     }
-    (partial / "seconds.json").unlink(missing_ok=True)
+    clock.file.unlink(missing_ok=True)
     return store.finish(partial, request.step, key, manifest)
 
 
@@ -148,20 +151,24 @@ def _groups(rows: Sequence[Row], size: int | None) -> int:
     return len({row["prompt_id"] for row in rows}) if size else len(rows)
 
 
-def _started(partial: Path) -> str:
-    note = partial / "seconds.json"
-    if note.is_file():
-        return str(json.loads(note.read_text())["started"])
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(note, {"started": started})
-    return started
+class _Clock:
+    """Seconds of work on a step over all starts, kept beside it: a kill loses at most five of them."""
 
+    def __init__(self, partial: Path) -> None:
+        self.file = partial / "seconds.json"
+        kept = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.started = str(kept.get("started", datetime.now(UTC).isoformat(timespec="seconds")))
+        self._earlier = float(kept.get("worked", 0.0))
+        self._began = self._kept = time.monotonic()
+        write_json(self.file, {"started": self.started, "worked": self._earlier})
 
-def _seconds(partial: Path, here: float) -> float:
-    """Seconds of work: this process's, or since the start where an earlier process did a part."""
-    started = datetime.fromisoformat(json.loads((partial / "seconds.json").read_text())["started"])
-    since = (datetime.now(UTC) - started).total_seconds()
-    return here if since < here + 5 else max(here, since)
+    def worked(self) -> float:
+        return self._earlier + time.monotonic() - self._began
+
+    def tick(self) -> None:
+        if time.monotonic() - self._kept > 5:
+            self._kept = time.monotonic()
+            write_json(self.file, {"started": self.started, "worked": self.worked()})
 
 
 def _content_digest(partial: Path) -> str:
@@ -202,23 +209,17 @@ def _launch(partial: Path, shard: int, request: StepRequest, advance: Any) -> No
     if request.accelerate:
         command += ["--config_file", str(Path(request.accelerate).resolve())]
     else:
-        cpu = request.execution["device"] == "cpu"
-        command += [
-            "--num_processes",
-            str(request.processes),
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-        ]
-        command += ["--dynamo_backend", "no", "--main_process_port", "0"]
-        command += ["--cpu", "--num_cpu_threads_per_process", _threads(request.processes)] if cpu else ["--multi_gpu"]
+        # `--multi_gpu` on the CPU too: it means several processes; `--cpu` starts one, whatever --num_processes says.
+        command += ["--multi_gpu", "--num_processes", str(request.processes), "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+        if request.execution["device"] == "cpu":
+            command += ["--num_cpu_threads_per_process", _threads(request.processes)]
     command += ["-m", "selfimprove.worker", str(partial), str(shard)]
     (partial / "error.json").unlink(missing_ok=True)
     log = partial / "worker.log"
     done = 0
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
         try:
             while process.poll() is None:
                 time.sleep(0.2)
@@ -247,15 +248,6 @@ def _explain_failure(partial: Path, log: Path, code: int) -> None:
 
 def _threads(processes: int) -> str:
     return str(max(1, (os.cpu_count() or 1) // processes))
-
-
-def _die_with_parent() -> None:
-    """Linux: a SIGKILL of the loop takes the training processes along (PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @lru_cache(maxsize=1)

@@ -149,15 +149,17 @@ def _by_prompt(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _sft(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
-    from selfimprove.training.stages import train_sft
+    from selfimprove.training.stages import already_trained, train_sft
 
-    train_sft(folder, task, advance)
+    if not already_trained(folder):
+        train_sft(folder, task, advance)
 
 
 def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
-    from selfimprove.training.stages import train_preference
+    from selfimprove.training.stages import already_trained, train_preference
 
-    train_preference(folder, task, advance)
+    if not already_trained(folder):
+        train_preference(folder, task, advance)
 
 
 STEPS = {
@@ -194,8 +196,20 @@ class _Report:
             self.last = time.monotonic()
 
 
+def die_with_parent() -> None:
+    """Linux: a SIGKILL of the loop takes the training processes along (PR_SET_PDEATHSIG), so that none goes on
+    writing into a folder that a restarted run works in."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def main() -> None:
     """`python -m selfimprove.worker STEP_DIR SHARD`, also under `accelerate launch`."""
+    if "RANK" in os.environ:
+        die_with_parent()
     quiet_libraries()
     folder, shard = Path(sys.argv[1]), int(sys.argv[2])
     first = os.environ.get("RANK", "0") == "0"

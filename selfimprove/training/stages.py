@@ -198,6 +198,11 @@ def optimizer_steps(rows: int, batch_size: int, epochs: float) -> int:
     return math.ceil(math.ceil(rows / batch_size) * epochs)
 
 
+def already_trained(folder: Path) -> bool:
+    """The training itself is over; a kill came before the step was sealed."""
+    return (folder / "policy").is_dir() and (folder / "history.json").is_file()
+
+
 def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     """SFT on (prompt_ids, response_ids) rows; only response tokens are trained. `options["keep_at"]` is the share
     of the training after which `policy-middle/` is saved, or None."""
