@@ -65,6 +65,7 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
         for prompt, responses in zip(prompts, sampled, strict=True)
         for index, response in enumerate(responses)
     ]
+    _refuse_non_finite(rows, folder)
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)
 
 
@@ -105,7 +106,7 @@ def _log_probs(folder: Path, task: dict[str, Any], shard: int, advance: Advance)
 
 
 def _refuse_non_finite(rows: list[dict[str, Any]], folder: Path) -> None:
-    bad = [row for row in rows if not math.isfinite(row["log_prob"])]
+    bad = [row for row in rows if row["log_prob"] is not None and not math.isfinite(row["log_prob"])]
     if bad:
         raise RunFailed(
             f"{len(bad)} of {len(rows)} log-probs are not finite (first: prompt {bad[0]['prompt_id']!r}, response "

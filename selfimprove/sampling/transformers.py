@@ -39,23 +39,37 @@ def pick_tokens(logits: torch.Tensor, noise: torch.Tensor, temperature: float, t
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    vocabulary = logits.shape[-1]
-    width = min(256, vocabulary)
-    while True:
-        # The nucleus nearly always lies within a few hundred tokens: sorting all 49,152 of a row costs more than
-        # the LM head. The search widens until every row's draw is decided.
-        top, tokens = probabilities.topk(width, dim=-1)
-        cumulative = top.double().cumsum(dim=-1)
-        reached = cumulative[:, -1] >= top_p if top_p < 1 else cumulative[:, -1] > noise
-        if width == vocabulary or bool(reached.all()):
-            break
-        width = min(width * 16, vocabulary)
-    inside = (cumulative - top.double()) < top_p
-    mass = (top.double() * inside).sum(dim=-1) if top_p < 1 else torch.ones_like(noise, dtype=torch.double)
-    target = noise.double() * mass
-    chosen = (cumulative <= target[:, None]).sum(dim=-1).clamp(max=width - 1)
+    # The nucleus nearly always lies within a few hundred tokens: sorting all 49,152 of a row costs more than the LM
+    # head. The search widens for the rows whose draw is not decided, and for those alone: which of equally likely
+    # tokens come first depends on the width, and a row's token must not depend on its neighbours.
+    width = min(256, logits.shape[-1])
+    picked, decided = _search(probabilities, noise, top_p, width)
+    while not bool(decided.all()):
+        width = min(width * 16, logits.shape[-1])
+        rows = (~decided).nonzero()[:, 0]
+        picked[rows], decided[rows] = _search(probabilities[rows], noise[rows], top_p, width)
+    return picked
+
+
+def _search(
+    probabilities: torch.Tensor, noise: torch.Tensor, top_p: float, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens, which of them are decided) among the `width` most likely tokens of each row."""
+    top, tokens = probabilities.topk(width, dim=-1)
+    top = top.double()
+    cumulative = top.cumsum(dim=-1)
+    whole = width == probabilities.shape[-1]
+    inside = (cumulative - top < top_p) & (top > 0)
+    if top_p < 1:
+        decided = cumulative[:, -1] >= top_p
+        mass = (top * inside).sum(dim=-1)
+    else:
+        decided = cumulative[:, -1] > noise
+        # fp32 probabilities do not sum to 1 exactly; noise in that gap must not fall on the least likely token.
+        mass = cumulative[:, -1] if whole else torch.ones_like(noise, dtype=torch.double)
+    chosen = (cumulative <= (noise.double() * mass)[:, None]).sum(dim=-1)
     last_inside = inside.sum(dim=-1) - 1
-    return tokens.gather(1, torch.minimum(chosen, last_inside)[:, None])[:, 0]
+    return tokens.gather(1, torch.minimum(chosen, last_inside)[:, None])[:, 0], decided | whole
 
 
 class TransformersSampler:
@@ -97,7 +111,7 @@ def _decode(
     cache, mask, logits = start.cache, start.mask, start.logits
     noise = np.stack([uniforms(r.seed + i, decoding.max_new_tokens) for r in requests for i in range(r.n)])
     stops = torch.tensor(decoding.stop_ids, device=device)
-    total = len(noise)
+    total = unfinished = len(noise)
     ids: list[list[int]] = [[] for _ in range(total)]
     finish = ["length"] * total
     log_probs = torch.zeros(total, dtype=torch.double)
@@ -116,6 +130,7 @@ def _decode(
             break
         if bool(stopped.any()):
             advance(int(stopped.sum()))
+            unfinished -= int(stopped.sum())
             keep = (~stopped).nonzero()[:, 0]
             rows = rows[keep]
             if len(rows) == 0:
@@ -132,5 +147,5 @@ def _decode(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-    advance(sum(reason == "length" for reason in finish))
+    advance(unfinished)
     return [Sampled(i, f, float(p)) for i, f, p in zip(ids, finish, log_probs, strict=True)]
