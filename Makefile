@@ -10,10 +10,10 @@ quickstart: $(READY)  ## CREAM on SmolLM2-135M, on the CPU, in about ten minutes
 	$(BIN)/selfimprove run quickstart
 
 test: $(READY)  ## the whole test suite, real model included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: $(READY)  ## the tests that need no real model
-	$(BIN)/python -m pytest -m "not real_model"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_model"
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .

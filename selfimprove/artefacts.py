@@ -225,7 +225,7 @@ class Store:
     """The artefacts below one folder, found by step name and key."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # steps' folders name the policies in it, whatever the current folder
         self._known: dict[Path, Artefact] = {}
 
     def path(self, name: str, key: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from selfimprove.errors import InputError, SelfImproveError
+from selfimprove.errors import InputError, RunFailed, SelfImproveError
 from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
 
 app = typer.Typer(
@@ -36,7 +38,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from selfimprove.execute import run as execute
     from selfimprove.reporting.terminal import rounds_table
 
-    result = execute(resolved)
+    with _stoppable():
+        result = execute(resolved)
     table = rounds_table(result.events)
     if table.row_count:
         out.print(table)
@@ -95,7 +98,8 @@ def evaluate(
     resolved = make_recipe(values | ({"evaluate_limit": limit} if limit else {}), where="eval")
     from selfimprove.execute import run as execute
 
-    result = execute(resolved)
+    with _stoppable():
+        result = execute(resolved)
     found = [event for event in result.events if event["event"] == "evaluation"][-1]
     if as_json:
         keys = ("suite", "metric", "value", "low", "high", "n", "failures", "groups", "policy_digest")
@@ -156,6 +160,15 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Says how to go on after Ctrl-C, where typer would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunFailed("interrupted; the same command goes on from here") from None
+
+
 def _policy_folder(policy: str) -> str:
     """A model string; `runs/x` means its final policy, `runs/x@M1` that one."""
     place, _, name = policy.partition("@")
@@ -181,9 +194,6 @@ def main() -> None:
     except SelfImproveError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

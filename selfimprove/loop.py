@@ -129,7 +129,7 @@ class Loop:
         trained = self._trained_policy(policy, artefact, len(self.data.seed_examples))
         probe = seed_responses(self.data.seed_examples[:_PROBE])
         self._check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
-        half = made_policy(policy, artefact.folder, f"{name} half-way", middle=True) if middle else None
+        half = made_policy(policy, artefact, f"{name} half-way", middle=True) if middle else None
         return trained, half
 
     def sample(self, policy: Policy, prompts: Sequence[RenderedPrompt]) -> Responses:
@@ -159,8 +159,9 @@ class Loop:
         temperature: float,
         top_p: float,
         max_new_tokens: int,
+        stops: Sequence[int] | None = None,
     ) -> Responses:
-        """Responses to prompts under any decoding options (temperature 0 is greedy)."""
+        """Responses to prompts under any decoding options (temperature 0 is greedy; `stops`: the run's own)."""
         artefact = self.step(
             StepRequest(
                 step="sample",
@@ -170,7 +171,7 @@ class Loop:
                     "temperature": temperature,
                     "top_p": top_p,
                     "max_new_tokens": max_new_tokens,
-                    "stop_ids": self.stops,
+                    "stop_ids": list(self.stops if stops is None else stops),
                     "dtype": self.dtype,
                     "backend": self.backend,
                 },
@@ -293,10 +294,20 @@ class Loop:
 
     def ask(self, policy: Policy, questions: Mapping[str, str], new_tokens: int, label: str) -> dict[str, str]:
         """Greedy answers to questions by id; one that does not fit the context is answered by an empty text."""
+        # Whoever is asked reads its own chat template, which may be another than the run's.
+        tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
         prompts = [Prompt(id, ({"role": "user", "content": text},)) for id, text in questions.items()]
-        rendered = self.data.rendered(prompts, new_tokens, label)
-        label = f"{label} ({policy.name})"
-        answers = self.draw(policy, rendered, label, n=1, temperature=0.0, top_p=1.0, max_new_tokens=new_tokens)
+        rendered = self.data.rendered(prompts, new_tokens, label, tokenizer, room)
+        answers = self.draw(
+            policy,
+            rendered,
+            f"{label} ({policy.name})",
+            n=1,
+            temperature=0.0,
+            top_p=1.0,
+            max_new_tokens=new_tokens,
+            stops=stop_ids(tokenizer),
+        )
         found = {response.prompt_id: response.text for response in answers.all()}
         return {id: found.get(id, "") for id in questions}
 
@@ -388,7 +399,7 @@ class Loop:
 
     def _trained_policy(self, start: Policy, artefact: Artefact, examples: int) -> Policy:
         """The policy a training step made, with its event."""
-        trained = made_policy(start, artefact.folder, f"M{len(self.made) + 1}")
+        trained = made_policy(start, artefact, f"M{len(self.made) + 1}")
         self.made.append(trained)
         options = artefact.manifest["options"]
         self.events.emit(

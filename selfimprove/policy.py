@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfimprove.artefacts import Artefact, digest_of, write_json
 from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
-from selfimprove.errors import InputError
+from selfimprove.errors import InputError, RunFailed
 
 if TYPE_CHECKING:
     import torch
@@ -70,14 +70,20 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
         base, inner = _locate(config["base_model_name_or_path"])
         if inner is not None:
             raise InputError(f"model: {adapter} is an adapter on another adapter ({inner}); merge that one first")
-    policy = Policy(
-        name=name,
-        base=str(base),
-        base_digest=_cached_weights_digest(base),
-        adapter=str(adapter) if adapter else None,
-        adapter_digest=adapter_digest(adapter) if adapter else None,
-        trust_remote_code=trust_remote_code,
-    )
+    from safetensors import SafetensorError
+
+    try:
+        policy = Policy(
+            name=name,
+            base=str(base),
+            base_digest=_cached_weights_digest(base),
+            adapter=str(adapter) if adapter else None,
+            adapter_digest=adapter_digest(adapter) if adapter else None,
+            trust_remote_code=trust_remote_code,
+        )
+    except SafetensorError as error:
+        where = f"{base}, {adapter}" if adapter else str(base)
+        raise InputError(f"model: a .safetensors file in {where} is damaged ({error}); fetch it again") from error
     from selfimprove.chat import template_digest
 
     return replace(policy, tokenizer_digest=template_digest(load_tokenizer(policy)))
@@ -148,11 +154,12 @@ def _cached_weights_digest(folder: Path) -> str:
     """`weights_digest`, remembered by the files' sizes and times, since a large base takes long to read."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob(_TENSOR_FILES))]
     note = cache_folder() / "digests" / f"{digest_of([str(folder), stats])[:32]}.json"
-    if note.is_file():
+    with suppress(OSError, ValueError, KeyError):
         return str(json.loads(note.read_text())["digest"])
     digest = weights_digest(folder)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_json(note, {"folder": str(folder), "digest": digest})
+    with suppress(OSError, RunFailed):  # a cache that cannot be written costs time only
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"folder": str(folder), "digest": digest})
     return digest
 
 
@@ -174,7 +181,7 @@ def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
 def verify_policy(policy: Policy) -> None:
     """Full check of a policy that a step of ours made, on its first use in this process."""
     for place in filter(None, (policy.adapter, policy.base)):
-        folder = Path(place).parent
+        folder = Path(place).absolute().parent
         if (folder / "manifest.json").is_file() and folder not in _verified:
             artefact = Artefact.read(folder)
             if artefact.readable:  # a model of the user's may lie beside a manifest.json of another kind
@@ -224,6 +231,13 @@ class ModelPool:
 
     def get(self, policy: Policy, dtype: torch.dtype, device: str) -> tuple[Any, AbstractContextManager[Any]]:
         """(model, context in which it is the policy). Use the model only inside the context."""
+        import torch
+
+        # Callers may be in inference mode; tensors made there could never be switched to or trained later.
+        with torch.inference_mode(False):
+            return self._get(policy, dtype, device)
+
+    def _get(self, policy: Policy, dtype: torch.dtype, device: str) -> tuple[Any, AbstractContextManager[Any]]:
         key = (policy.base, policy.base_digest, dtype, device)
         if key != self._base_key:
             self.free()

@@ -208,6 +208,14 @@ class Recipe(Strict):
             raise ValueError("keep: best needs a `development` suite (never the one reported under `evaluate`)")
         if self.development and self.development in self.evaluate:
             raise ValueError("`development` must not be one of the suites under `evaluate`")
+        for stage, size in (("training", self.training.batch_size), ("sft", self.sft.batch_size)):
+            if size is not None and size % self.training.processes:
+                raise ValueError(
+                    f"`{stage}.batch_size` ({size}) must be a multiple of `training.processes` "
+                    f"({self.training.processes})"
+                )
+        if self.method == "sft" and "sft" in self.model_fields_set:
+            raise ValueError("section `sft` does nothing with method 'sft': its settings are under `training`")
         for section in ("cream", "iterative_dpo"):
             if section in self.model_fields_set and section != self.method:
                 raise ValueError(f"section `{section}` does nothing with method {self.method!r}")
@@ -221,7 +229,7 @@ class Recipe(Strict):
 
     def as_yaml(self) -> str:
         """The resolved recipe, every option written out; `load_recipe` reads it back."""
-        other_methods = {"cream", "iterative_dpo"} - {self.method}
+        other_methods = {"cream", "iterative_dpo"} - {self.method} | ({"sft"} & {self.method})
         values = self.model_dump(mode="json", exclude=other_methods)
         for role in ("seed", "prompts", "pairs"):
             for source in values["data"][role] or ():
@@ -287,7 +295,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: Any, values: dict[str, Any]) -> str:
     """One validation error in words: the key, what was found, the nearest known key."""
-    location = [str(part) for part in error["loc"]]
+    # A union adds its members' types to the place ("training.gradient_checkpointing.bool").
+    location = [str(part) for part in error["loc"] if part not in ("bool", "str") and "[" not in str(part)]
     key = ".".join(location) or "recipe"
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1])

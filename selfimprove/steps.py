@@ -189,7 +189,7 @@ def _tokens(request: StepRequest, partial: Path) -> int:
     for row in next(iter(request.inputs.values())):
         responses = [row[name] for name in ("response_ids", "chosen_ids", "rejected_ids") if name in row]
         once += sum(len(row["prompt_ids"]) + len(ids) for ids in responses)
-    return int(once * request.options["epochs"])
+    return int(once * request.options.get("epochs", 1))
 
 
 def peak_memory() -> dict[str, int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import read_rows, write_json, write_rows
-from selfimprove.errors import RunFailed, SelfImproveError
+from selfimprove.errors import InputError, RunFailed, SelfImproveError
 from selfimprove.quiet import quiet_libraries
 
 Advance = Callable[[int], None]
@@ -126,11 +126,22 @@ def _reward_model(folder: Path, task: dict[str, Any], shard: int, advance: Advan
     groups = _by_prompt(read_rows(folder / "inputs" / "texts.arrow"))
     rows = [row for group in shard_of(groups, shard, task["shard_groups"]) for row in group]
     tokenizer = load_tokenizer(policy)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        policy.base, dtype=pick_dtype(task["options"]["dtype"], device), num_labels=1, use_safetensors=True
-    ).to(device)
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        policy.base,
+        dtype=pick_dtype(task["options"]["dtype"], device),
+        num_labels=1,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if loading["missing_keys"]:
+        raise InputError(
+            f"judge.model: {policy.base} has no trained classification head ({', '.join(loading['missing_keys'])} "
+            "would be drawn at random); a reward model is a sequence classifier with one output"
+        )
+    model.to(device)
     if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id
+        model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
     rendered = [[id for part in render_example(tokenizer, row["messages"], row["text"]) for id in part] for row in rows]
     scores = classifier_scores(model.eval(), rendered, task["execution"]["batch_tokens"], advance)
     write_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from selfimprove.policy import MODELS, Policy, resolve_policy
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe, make_recipe
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -63,7 +66,7 @@ def save_tiny_model(folder: Path, seed: int = 0, template: str | None = CHATML) 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
     quiet_libraries()
-    torch.set_num_threads(max(1, torch.get_num_threads()))
+    torch.set_num_threads(1)  # the tiny model gains nothing from more, and tests run two at a time
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,11 @@ KEY = "0123456789abcdef" * 4
 ROWS = [{"prompt_id": "a", "index": 0, "ids": [1, 2]}, {"prompt_id": "b", "index": 0, "ids": []}]
 
 
+@pytest.fixture(autouse=True)
+def _free_models() -> None:
+    """No model is loaded here, and collecting garbage after every test takes longer than the tests."""
+
+
 def refuse(number: int) -> Callable[..., NoReturn]:
     def fail(*args: Any, **kwargs: Any) -> NoReturn:
         raise OSError(number, os.strerror(number))

@@ -185,6 +185,8 @@ class _Row:
     def text(self, value: Any, what: str) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self.wrong(f"{what} must be text, found {shown(value)}")
+        if re.search("[\ud800-\udfff]", str(value)):
+            raise self.wrong(f"{what} has half a surrogate pair, which is no character; correct or remove it")
         return str(value)
 
     def optional(self, role: Role) -> str | None:

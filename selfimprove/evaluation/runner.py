@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from selfimprove.chat import render_example
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.data.sources import Prompt
+from selfimprove.errors import InputError
 from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference
 from selfimprove.evaluation.suites import Suite, exact_match, graded, load_suite
 from selfimprove.policy import Policy
@@ -36,6 +37,12 @@ class Evaluator:
         names = [*recipe.evaluate, *([recipe.development] if recipe.development else [])]
         self.suites = [self._limited(*load_suite(name, search), recipe.evaluate_limit) for name in names]
         self.development = self.suites[-1][0].name if recipe.development else None
+        found = [suite.name for suite, _ in self.suites]
+        if twice := [name for name in found if found.count(name) > 1]:
+            raise InputError(
+                f"evaluate: two suites are named {twice[0]!r}, so their results could not be told apart; change `name` "
+                "in one of the suites' files (`development` counts too)"
+            )
         self.outcomes: dict[str, list[Outcome]] = {suite.name: [] for suite, _ in self.suites}
 
     @staticmethod

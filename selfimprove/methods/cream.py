@@ -39,9 +39,9 @@ def cream(loop: Loop) -> Policy:
         ranking = implicit_reward(responses, now, initial)  # b. J: log pi_t - log pi_0
 
         before: Scores | None  # c. K: the same with theta_{t-1}
-        if round.number > 1:
+        if previous.digest != base.digest:
             before = implicit_reward(responses, loop.log_probs(responses, previous), initial)
-        else:
+        else:  # round 1, and later ones while the floor keeps theta_1
             before = _first_second_ranking(loop, responses, initial, sft_middle)
 
         agreement = {  # d. C_j per prompt, and C
@@ -65,7 +65,8 @@ def cream(loop: Loop) -> Policy:
         # f. theta_{t+1}, with theta_t as the loss reference: its log-probs are the scores made above
         trained = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
         loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement)
-        policy, previous = trained, policy
+        if trained.digest != policy.digest:  # kept by the floor, theta_t is not its own predecessor: C would be 1
+            policy, previous = trained, policy
         loop.evaluate(policy, round)
     return loop.kept(policy)
 
@@ -73,7 +74,7 @@ def cream(loop: Loop) -> Policy:
 def _first_second_ranking(
     loop: Loop, responses: Responses, initial: LogProbs, sft_middle: Policy | None
 ) -> Scores | None:
-    """K in round 1, where theta_{t-1} is M0 and its own implicit reward is zero.
+    """K where theta_{t-1} is M0 and its own implicit reward is zero: in round 1.
 
     likelihood: M0's length-normalised log-likelihood, as in the authors' code. Where SFT moved the model far, it
         opposes log pi_1 - log pi_0 by construction, and C falls below 1/2.

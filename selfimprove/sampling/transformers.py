@@ -68,7 +68,7 @@ def _search(
         # fp32 probabilities do not sum to 1 exactly; noise in that gap must not fall on the least likely token.
         mass = cumulative[:, -1] if whole else torch.ones_like(noise, dtype=torch.double)
     chosen = (cumulative <= (noise.double() * mass)[:, None]).sum(dim=-1)
-    last_inside = inside.sum(dim=-1) - 1
+    last_inside = (inside.sum(dim=-1) - 1).clamp(min=0)  # NaN logits have no nucleus; the caller refuses them
     return tokens.gather(1, torch.minimum(chosen, last_inside)[:, None])[:, 0], decided | whole
 
 

@@ -97,7 +97,8 @@ class PreferenceTrainer(DPOTrainer):
         real = weight > 0
         if self.first_batch is None and real.any():
             self.first_batch = {
-                "loss": float(per_pair[real].mean().detach()),
+                # With C = 1: near C = 1/2 the loss is flat around a margin of 0, which would hide a wrong reference.
+                "loss": float(soft_preference_loss(margin[real], torch.tensor(1.0)).mean().detach()),
                 "mean_abs_margin": float(margin[real].abs().mean().detach()),
                 "step": float(self.state.global_step),
             }

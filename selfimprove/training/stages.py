@@ -21,13 +21,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
-from selfimprove.artefacts import explained_write, read_rows, sync_tree, write_json
+from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.policy import Policy, adapter_digest, load_base, pick_device, weights_digest
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 
 Advance = Callable[[int], None]
 _WHOLE = "whole"  # marks a checkpoint that was written to its end
+# Margins below it are rounding: scorer and trainer differ by about 1e-5 nats in fp32, times a beta of 0.1.
+_NO_MARGIN = 1e-5
 
 
 class _Checkpoints(TrainerCallback):
@@ -96,9 +98,10 @@ def batch_split(batch_size: int, micro_batch_size: int, processes: int) -> tuple
     return micro, per_process // micro
 
 
-def _arguments(task: dict[str, Any], folder: Path, device: str, processes: int) -> dict[str, Any]:
+def _arguments(task: dict[str, Any], folder: Path, rows: int, device: str, processes: int) -> dict[str, Any]:
     """What SFTConfig and DPOConfig have in common; every default of TRL that would surprise is undone."""
     options, execution = task["options"], task["execution"]
+    single_step = optimizer_steps(rows, options["batch_size"], options["epochs"]) == 1
     micro, accumulation = batch_split(options["batch_size"], execution["micro_batch_size"], processes)
     return {
         "output_dir": str(folder / "checkpoints"),
@@ -108,7 +111,8 @@ def _arguments(task: dict[str, Any], folder: Path, device: str, processes: int) 
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "lr_scheduler_type": options["scheduler"],
-        "warmup_steps": options["warmup_ratio"],
+        # A warm-up begins at a learning rate of 0: of a single step nothing would be left.
+        "warmup_steps": 0 if single_step else options["warmup_ratio"],
         "weight_decay": options["weight_decay"],
         "max_grad_norm": options["max_grad_norm"],
         "bf16": options["dtype"] == "bfloat16",
@@ -140,7 +144,7 @@ def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed:
 
         model = PeftModel.from_pretrained(model, policy.adapter, is_trainable=bool(lora))
         if not lora:
-            return model.merge_and_unload()
+            return model.merge_and_unload().requires_grad_(True)  # PEFT froze the base
         found = model.peft_config["default"].r
         if found != lora["r"]:
             raise InputError(
@@ -181,10 +185,9 @@ def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
             write_json(note, [*(json.loads(note.read_text()) if note.is_file() else []), step])
     with explained_write(folder):
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        save_policy(trainer, folder / "policy")
         if trainer.is_world_process_zero():
-            history = [row for row in trainer.state.log_history if "loss" in row]
-            write_json(folder / "history.json", history)
+            write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
+        save_policy(trainer, folder / "policy")  # last: it says that the training is over
 
 
 def _padded(rows: list[dict[str, Any]], multiple: int, blank: Callable[[dict[str, Any]], dict[str, Any]]) -> Dataset:
@@ -200,7 +203,7 @@ def optimizer_steps(rows: int, batch_size: int, epochs: float) -> int:
 
 def already_trained(folder: Path) -> bool:
     """The training itself is over; a kill came before the step was sealed."""
-    return (folder / "policy").is_dir() and (folder / "history.json").is_file()
+    return (folder / "policy").is_dir()
 
 
 def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
@@ -218,7 +221,9 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     data = _padded(rows, options["batch_size"], lambda row: {**row, "labels": [-100] * len(row["labels"])})
     trainer = SFTTrainer(
         model=_trainable_model(policy, options, device, task["seed"]),
-        args=SFTConfig(**_arguments(task, folder, device, processes), dataset_kwargs={"skip_prepare_dataset": True}),
+        args=SFTConfig(
+            **_arguments(task, folder, len(rows), device, processes), dataset_kwargs={"skip_prepare_dataset": True}
+        ),
         train_dataset=data,
         processing_class=fresh_tokenizer(policy),
     )
@@ -244,7 +249,7 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     trainer = PreferenceTrainer(
         model=_trainable_model(policy, options, device, task["seed"]),
         args=DPOConfig(
-            **_arguments(task, folder, device, processes),
+            **_arguments(task, folder, len(rows), device, processes),
             beta=options["beta"],
             precompute_ref_log_probs=True,  # "do not load a reference model": its log-probs come with the pairs
         ),
@@ -279,10 +284,11 @@ class _FirstLoss(TrainerCallback):
                 "although the policy is its own loss reference: the reference log-probs are of another model, other "
                 f"tokens or another template. Look at the pairs in {self.folder}"
             )
-        if not self.same and first["mean_abs_margin"] == 0.0:
+        if not self.same and first["mean_abs_margin"] < _NO_MARGIN:
             raise GateError(
-                "gate dpo_start: every margin of the first batch is exactly 0 although the loss reference is another "
-                f"model than the policy: the reference log-probs are the policy's own. Look at {self.folder}"
+                f"gate dpo_start: every margin of the first batch is 0 (below {_NO_MARGIN}) although the loss "
+                "reference is another model than the policy: the reference log-probs are the policy's own. Look at "
+                f"the pairs in {self.folder}"
             )
 
 
@@ -297,14 +303,17 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def made_policy(start: Policy, folder: Path, name: str, middle: bool = False) -> Policy:
-    """The policy that a training step left in its (finished or partial) folder."""
-    made = folder / ("policy-middle" if middle else "policy")
+def made_policy(start: Policy, artefact: Artefact, name: str, middle: bool = False) -> Policy:
+    """The policy that a finished training step made. Its digest is the manifest's, so that walking through a
+    finished run reads no weights; they are checked when they are loaded."""
+    made = artefact.folder / ("policy-middle" if middle else "policy")
+    if middle:
+        artefact.verify()
     if (made / "adapter_config.json").is_file():
-        return replace(start, name=name, adapter=str(made), adapter_digest=adapter_digest(made))
-    return replace(
-        start, name=name, base=str(made), base_digest=weights_digest(made), adapter=None, adapter_digest=None
-    )
+        digest = adapter_digest(made) if middle else artefact.digest
+        return replace(start, name=name, adapter=str(made), adapter_digest=digest)
+    digest = weights_digest(made) if middle else artefact.digest
+    return replace(start, name=name, base=str(made), base_digest=digest, adapter=None, adapter_digest=None)
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

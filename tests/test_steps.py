@@ -1,0 +1,743 @@
+"""Steps are found by what can change their result and by nothing else; finished shards outlive a crash.
+
+`python -m tests.test_steps` writes `golden/step_sources.json` anew, after a step's version was raised (or after a
+change that alters no result).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from pydantic import BaseModel
+from rich.console import Console
+
+from selfimprove import steps
+from selfimprove.artefacts import Artefact, Store, read_rows, write_json
+from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
+from selfimprove.data.sources import DataSource
+from selfimprove.errors import RunFailed
+from selfimprove.loop import Loop
+from selfimprove.policy import MODELS, ModelPool, Policy, resolve_policy
+from selfimprove.recipe import Lora, Optimisation, Recipe, Sampling, Sft, Training, _model_of
+from selfimprove.reporting.terminal import Progress
+from selfimprove.steps import StepRequest, run_step
+from selfimprove.worker import STEPS, worker
+
+GOLDEN = Path(__file__).parent / "golden" / "step_sources.json"
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On tensors this small a second thread costs three times what it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _free_models() -> Iterator[None]:
+    """As in conftest.py, but only where a model was loaded: collecting garbage takes longer than most tests here."""
+    yield
+    if MODELS._model is not None:
+        MODELS.free()
+
+
+# ---- which options of the recipe are in which steps' keys
+
+TRAINS = {"sft", "dpo"}
+BY_POLICY = {"sample", "log_probs", "sft", "dpo"}  # all but the reward model, which is not the policy
+
+# option: (a change of it, the steps whose key it changes)
+CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "seed": ({"seed": 1}, {"sample", "sft", "dpo"}),
+    "model": ({"model": "OTHER"}, BY_POLICY),
+    "data.seed": ({"data": {"seed": "pairs-as-seed.jsonl"}}, {"sft"}),
+    "data.seed_limit": ({"data": {"seed_limit": 5}}, {"sft"}),
+    "sampling.backend": ({"sampling": {"backend": "vllm"}}, {"sample"}),
+    "sampling.n": ({"sampling": {"n": 4}}, {"sample"}),
+    "sampling.temperature": ({"sampling": {"temperature": 0.9}}, {"sample"}),
+    "sampling.top_p": ({"sampling": {"top_p": 0.9}}, {"sample"}),
+    "sampling.max_new_tokens": ({"sampling": {"max_new_tokens": 9}}, {"sample"}),
+    # the SFT stage of these methods has a learning rate and epochs of its own
+    "training.learning_rate": ({"training": {"learning_rate": 2e-3}}, {"dpo"}),
+    "training.epochs": ({"training": {"epochs": 2}}, {"dpo"}),
+    "training.batch_size": ({"training": {"batch_size": 2}}, TRAINS),
+    "training.warmup_ratio": ({"training": {"warmup_ratio": 0.2}}, TRAINS),
+    "training.weight_decay": ({"training": {"weight_decay": 0.2}}, TRAINS),
+    "training.max_grad_norm": ({"training": {"max_grad_norm": 0.2}}, TRAINS),
+    "training.scheduler": ({"training": {"scheduler": "linear"}}, TRAINS),
+    "training.beta": ({"training": {"beta": 0.2}}, {"dpo"}),
+    "training.dtype": ({"training": {"dtype": "bfloat16"}}, set(STEPS)),
+    "training.lora": ({"training": {"lora": None}}, TRAINS),
+    "training.lora.r": ({"training": {"lora": {"r": 5, "alpha": 8, "dropout": 0.0}}}, TRAINS),
+    "training.lora.alpha": ({"training": {"lora": {"r": 4, "alpha": 9, "dropout": 0.0}}}, TRAINS),
+    "training.lora.dropout": ({"training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}}}, TRAINS),
+    "training.lora.target_modules": (
+        {"training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}},
+        TRAINS,
+    ),
+    "training.lora.quantize_4bit": (
+        {"training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "quantize_4bit": True}}},
+        TRAINS,
+    ),
+    "sft.learning_rate": ({"sft": {"learning_rate": 2e-3}}, {"sft"}),
+    "sft.epochs": ({"sft": {"epochs": 2}}, {"sft"}),
+    "sft.batch_size": ({"sft": {"batch_size": 2}}, {"sft"}),
+    "sft.warmup_ratio": ({"sft": {"warmup_ratio": 0.2}}, {"sft"}),
+    "sft.weight_decay": ({"sft": {"weight_decay": 0.2}}, {"sft"}),
+    "sft.max_grad_norm": ({"sft": {"max_grad_norm": 0.2}}, {"sft"}),
+    "sft.scheduler": ({"sft": {"scheduler": "linear"}}, {"sft"}),
+}
+
+JUDGE = {"iterative_dpo": {"judge": {"kind": "random"}}, "method": "iterative_dpo"}
+
+# How a step is done, where its result lies, and what is checked: never what the result is.
+CHANGES_NO_KEY: dict[str, dict[str, Any]] = {
+    "output": {"output": "elsewhere"},
+    "store": {"store": "elsewhere"},
+    "device": {"device": "cpu"},
+    "trust_remote_code": {"trust_remote_code": True},
+    "sampling.batch_tokens": {"sampling": {"batch_tokens": 64}},
+    "training.micro_batch_size": {"training": {"micro_batch_size": 1}},
+    "training.checkpoint_steps": {"training": {"checkpoint_steps": 1}},
+    "training.gradient_checkpointing": {"training": {"gradient_checkpointing": True}},
+    "training.processes": {"training": {"processes": 2}},
+    "training.accelerate": {"training": {"accelerate": "accelerate.yaml"}},
+    "training.report_to": {"training": {"report_to": ["tensorboard"]}},
+    "gates.disabled": {"gates": {"disabled": ["weights_moved", "dpo_start"]}},
+    "gates.sampler_agrees": {"gates": {"sampler_agrees": 0.5}},
+    "gates.max_missing": {"gates": {"max_missing": 0.1}},
+    "gates.max_ties": {"gates": {"max_ties": 0.1}},
+    "gates.max_position_flips": {"gates": {"max_position_flips": 0.1}},
+    "gates.max_truncated": {"gates": {"max_truncated": 0.1}},
+    "gates.max_duplicates": {"gates": {"max_duplicates": 0.1}},
+    "gates.max_length_growth": {"gates": {"max_length_growth": 2}},
+    "gates.min_distinct": {"gates": {"min_distinct": 0.2}},
+}
+
+# These choose which steps are asked for and which rows they are given. The same rows have the same key, so what
+# still fits is reused.
+CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
+    "method": {"method": "srlm"},
+    "rounds": {"rounds": 1},
+    "data.prompts": {"data": {"prompts": ["prompts.jsonl", "seed.jsonl"]}},
+    "data.pairs": {"data": {"pairs": None}},
+    "data.prompts_per_round": {"data": {"prompts_per_round": 2}},
+    "training.max_length": {"training": {"max_length": 300}},
+    "training.truncated": {"training": {"truncated": "drop"}},
+    "cream.measure": {"cream": {"measure": "spearman"}},
+    "cream.weight": {"cream": {"weight": "dyn"}},
+    "cream.constant": {"cream": {"constant": 0.7}},
+    "cream.first_round": {"cream": {"first_round": "none"}},
+    "cream.floor": {"cream": {"floor": True}},
+    "iterative_dpo.judge": JUDGE,
+    "iterative_dpo.judge.kind": JUDGE,
+    "iterative_dpo.judge.model": {"iterative_dpo": {"judge": {"kind": "reward_model", "model": "x"}}},
+    "iterative_dpo.judge.rubric": {"iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points"}}},
+    "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "a:b"}}},
+    "iterative_dpo.dpo_reference": {"iterative_dpo": {"dpo_reference": "initial"}},
+    "iterative_dpo.sft": {"iterative_dpo": {"sft": False}},
+    "evaluate": {"evaluate": []},
+    "evaluate_limit": {"evaluate_limit": 2},
+    "development": {"evaluate": [], "development": "suite.yaml"},
+    "keep": {"evaluate": [], "development": "suite.yaml", "keep": "best"},
+}
+
+
+class Captured(Exception):
+    """Carries a step's request out of the loop instead of doing the step."""
+
+    def __init__(self, request: StepRequest) -> None:
+        self.request = request
+
+
+class NoEvents:
+    def emit(self, event: str, id: str, **fields: Any) -> None:
+        return
+
+
+def silent() -> Progress:
+    return Progress(Console(file=io.StringIO()))
+
+
+def make_loop(recipe: Recipe) -> Loop:
+    return Loop(recipe, Store(Path(recipe.output) / "steps"), NoEvents(), silent())  # type: ignore[arg-type]
+
+
+PROMPTS = [RenderedPrompt(f"p{i}", (1, 40 + i, 50), f"question {i}") for i in range(3)]
+ANSWERS = {p.id: tuple(Response(p.id, i, (60 + i, 70, 2), "stop", f"{i}!") for i in range(2)) for p in PROMPTS}
+RESPONSES = Responses({prompt.id: prompt for prompt in PROMPTS}, ANSWERS)
+PAIRS = [Pair(p, *ANSWERS[p.id], chosen_reward=1.0, rejected_reward=0.0) for p in PROMPTS]
+SCORED = LogProbs("M9", "9" * 64, {(p.id, i): -3.0 - i for p in PROMPTS for i in range(2)}, {})
+
+
+@pytest.fixture
+def requests_of(
+    tiny_model: Path, other_model: Path, tiny_recipe: MakeRecipe, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, StepRequest]]:
+    """The request for each step that a loop with this recipe makes of the same prompts, responses and pairs."""
+    rows = (tiny_data / "pairs.jsonl").read_text().replace('"chosen"', '"response"')
+    (tiny_data / "pairs-as-seed.jsonl").write_text(rows)
+
+    def capture(store: Store, request: StepRequest, progress: Progress) -> NoReturn:
+        raise Captured(request)
+
+    monkeypatch.setattr("selfimprove.loop.run_step", capture)
+    monkeypatch.setattr(ModelPool, "free", lambda self: None)  # no model is loaded, and collecting garbage is slow
+    # The transformers sampler is the only one so far: what counts here is that another one's name is in the key.
+    monkeypatch.setattr("selfimprove.loop.choose_backend", lambda wanted: wanted.replace("auto", "transformers"))
+
+    def make(method: str = "cream", **changes: Any) -> dict[str, StepRequest]:
+        if "model" in changes:
+            changes["model"] = str(other_model)
+        changes["training"] = {"dtype": "float32", **changes.get("training", {})}
+        loop = make_loop(tiny_recipe(method, **changes))
+        base = loop.base_policy
+        calls: dict[str, Callable[[], object]] = {
+            "sample": lambda: loop.sample(base, PROMPTS),
+            "log_probs": lambda: loop.log_probs(RESPONSES, base),
+            "reward_model": lambda: loop.reward_model_scores(RESPONSES, str(tiny_model)),
+            "sft": lambda: loop.sft(base),
+            "dpo": lambda: loop.dpo(base, PAIRS, SCORED),
+        }
+        found = {}
+        for step, call in calls.items():
+            with pytest.raises(Captured) as caught:
+                call()
+            found[step] = caught.value.request
+        return found
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+_base: dict[str, str] = {}  # keys do not depend on folders, so one test's are every test's
+
+
+def changed_steps(requests_of: Callable[..., dict[str, StepRequest]], changes: dict[str, Any]) -> set[str]:
+    if not _base:
+        _base.update({step: request.key() for step, request in requests_of().items()})
+    changes = dict(changes)
+    method = changes.pop("method", "iterative_dpo" if "iterative_dpo" in changes else "cream")
+    return {step for step, request in requests_of(method, **changes).items() if request.key() != _base[step]}
+
+
+@pytest.mark.parametrize("option", CHANGES_KEYS)
+def test_an_option_that_changes_results_changes_keys(
+    option: str, requests_of: Callable[..., dict[str, StepRequest]]
+) -> None:
+    changes, expected = CHANGES_KEYS[option]
+    assert changed_steps(requests_of, changes) == expected
+
+
+@pytest.mark.parametrize("option", [*CHANGES_NO_KEY, *CHOOSES_INPUTS])
+def test_an_option_that_changes_no_result_makes_nothing_again(
+    option: str, requests_of: Callable[..., dict[str, StepRequest]]
+) -> None:
+    assert changed_steps(requests_of, (CHANGES_NO_KEY | CHOOSES_INPUTS)[option]) == set()
+
+
+def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = _model_of(field.annotation)
+        if prefix + name == "folder":
+            continue
+        leaf = inner is None or inner is DataSource
+        if leaf or prefix + name in ("training.lora", "iterative_dpo.judge"):
+            yield prefix + name
+        if not leaf:
+            yield from options_of(inner, f"{prefix}{name}.")
+
+
+def test_every_option_of_the_recipe_is_classified() -> None:
+    tables = [set(CHANGES_KEYS), set(CHANGES_NO_KEY), set(CHOOSES_INPUTS)]
+    known = set().union(*tables)
+    assert sum(map(len, tables)) == len(known), "an option is in two tables"
+    new, gone = set(options_of(Recipe)) - known, known - set(options_of(Recipe))
+    assert not new, f"say in tests/test_steps.py whether {sorted(new)} can change a step's result"
+    assert not gone, f"no longer options: {sorted(gone)}"
+    for section, model in (("sampling", Sampling), ("training", Training), ("sft", Sft), ("training.lora", Lora)):
+        assert {f"{section}.{name}" for name in model.model_fields} <= known
+    assert set(Optimisation.model_fields) == set(Sft.model_fields), "`sft` replaces every option of a training stage"
+
+
+def test_training_options_of_the_method_sft_are_those_of_training(
+    requests_of: Callable[..., dict[str, StepRequest]],
+) -> None:
+    first = requests_of("sft")["sft"].key()
+    assert requests_of("sft", training={"learning_rate": 2e-3})["sft"].key() != first
+    assert requests_of("sft", sft={"learning_rate": 2e-3})["sft"].key() == first
+
+
+def test_keeping_the_policy_of_the_middle_is_another_step(
+    requests_of: Callable[..., dict[str, StepRequest]], tiny_recipe: MakeRecipe
+) -> None:
+    plain = requests_of()["sft"]
+    loop = make_loop(tiny_recipe(training={"dtype": "float32"}))
+    with pytest.raises(Captured) as caught:
+        loop.sft_with_middle(loop.base_policy, middle=True)
+    assert caught.value.request.key() != plain.key()
+
+
+def test_the_chat_template_is_in_every_key_that_renders_with_it(
+    requests_of: Callable[..., dict[str, StepRequest]], tiny_model: Path, tmp_path: Path
+) -> None:
+    from conftest import CHATML, byte_tokenizer
+
+    before = requests_of()
+    changed = tmp_path / "template"
+    shutil.copytree(tiny_model, changed)
+    byte_tokenizer(CHATML.replace("'] }}\n", "'] }}: ")).save_pretrained(changed)
+    loop_policy = resolve_policy(str(changed))
+    assert loop_policy.base_digest == before["sample"].policies["policy"].base_digest
+    for step in BY_POLICY:
+        (role,) = before[step].policies
+        after = dataclasses.replace(before[step], policies={role: loop_policy})
+        assert after.key() != before[step].key()
+
+
+def test_the_same_model_elsewhere_has_the_same_keys(
+    requests_of: Callable[..., dict[str, StepRequest]], tiny_model: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny_model, tmp_path / "moved")
+    request = requests_of()["sample"]
+    policy = resolve_policy(str(moved), "another name")
+    assert dataclasses.replace(request, policies={"policy": policy}).key() == request.key()
+
+
+def test_a_key_is_made_of_all_that_is_given(
+    requests_of: Callable[..., dict[str, StepRequest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = requests_of()["log_probs"]
+    rows = list(request.inputs["responses"])
+    changed = [{**rows[0], "ids": [*rows[0]["ids"][:-1], 99]}, *rows[1:]]
+    adapted = dataclasses.replace(request.policies["policy"], adapter="x", adapter_digest="a" * 64)
+    others = [
+        dataclasses.replace(request, inputs={"responses": changed}),
+        dataclasses.replace(request, inputs={"responses": rows[::-1]}),
+        dataclasses.replace(request, inputs={"responses": rows[:-1]}),
+        dataclasses.replace(request, policies={"policy": adapted}),
+        dataclasses.replace(request, policies={"reward_model": request.policies["policy"]}),
+        dataclasses.replace(request, seed=5),
+        dataclasses.replace(request, options={**request.options, "new": None}),
+        dataclasses.replace(request, step="reward_model"),
+    ]
+    keys = {one.key() for one in [request, *others]}
+    assert len(keys) == 1 + len(others)
+    assert dataclasses.replace(request, label="x", total=9, processes=3, execution={}).key() == request.key()
+    monkeypatch.setitem(STEPS, "log_probs", dataclasses.replace(STEPS["log_probs"], version=99))
+    assert request.key() not in keys
+
+
+# ---- doing steps
+
+
+def sampling(policy: Policy, prompts: int = 5, **options: Any) -> StepRequest:
+    drawn = {"n": 2, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 6, "stop_ids": [2], "dtype": "float32"}
+    return StepRequest(
+        step="sample",
+        label="sample M0",
+        options={**drawn, "backend": "transformers", **options},
+        inputs={"prompts": [{"prompt_id": f"p{i}", "prompt_ids": [1, 40 + i, 50, 60 + i]} for i in range(prompts)]},
+        policies={"policy": policy},
+        seed=0,
+        execution={"device": "cpu", "batch_tokens": 16384},
+    )
+
+
+def scoring(policy: Policy) -> StepRequest:
+    return StepRequest(
+        step="log_probs",
+        label="log-probs under M0",
+        options={"dtype": "float32"},
+        inputs={"responses": RESPONSES.rows()},
+        policies={"policy": policy},
+        seed=0,
+        execution={"device": "cpu", "batch_tokens": 16384},
+    )
+
+
+def training(policy: Policy) -> StepRequest:
+    options = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "warmup_ratio": 0, "weight_decay": 0}
+    return StepRequest(
+        step="sft",
+        label="SFT M0 to M1",
+        options={**options, "max_grad_norm": 1, "scheduler": "constant", "lora": None, "dtype": "float32"},
+        inputs={"examples": [{"prompt_ids": [1, 40 + i], "response_ids": [60 + i, 2]} for i in range(8)]},
+        policies={"start": policy},
+        seed=0,
+        execution={
+            "device": "cpu",
+            "micro_batch_size": 4,
+            "checkpoint_steps": 1,
+            "gradient_checkpointing": False,
+            "report_to": [],
+        },
+    )
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts a shard, so that five prompts are three shards."""
+    for step in ("sample", "log_probs"):
+        monkeypatch.setitem(STEPS, step, dataclasses.replace(STEPS[step], shard_groups=2))
+
+
+class Crash(BaseException):
+    """Ends a step as a signal would: nothing on the way handles it."""
+
+
+class Watched:
+    """The worker, counting its shards; raises at the shard `crash_at` instead of doing it."""
+
+    def __init__(self, crash_at: int | None = None) -> None:
+        self.crash_at, self.done = crash_at, list[int]()
+
+    def __call__(self, step_dir: Path, shard: int, advance: Any) -> None:
+        if shard == self.crash_at:
+            raise Crash
+        worker(step_dir, shard, advance)
+        self.done.append(shard)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("make", [sampling, scoring])
+def test_finished_shards_are_reused_after_a_crash(
+    make: Callable[[Policy], StepRequest], tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = make(tiny_policy)
+    shards = -(-len({row["prompt_id"] for row in next(iter(request.inputs.values()))}) // 2)
+    undisturbed, _ = run_step(Store(tmp_path / "undisturbed"), request, silent())
+
+    monkeypatch.setattr(steps, "worker", crashing := Watched(crash_at=1))
+    with pytest.raises(Crash):
+        run_step(Store(tmp_path / "steps"), request, silent())
+    (partial,) = (tmp_path / "steps").glob(".partial-*")
+    assert crashing.done == [0]
+    (partial / ".rows-00001.arrow.99999.tmp").write_bytes(b"half a shard")
+    first = (partial / "rows-00000.arrow").stat()
+
+    monkeypatch.setattr(steps, "worker", again := Watched())
+    made, reused = run_step(Store(tmp_path / "steps"), request, silent())
+    assert again.done == list(range(1, shards)) and not reused
+    assert (made.folder / "rows-00000.arrow").stat().st_mtime_ns == first.st_mtime_ns
+    assert made.rows() == undisturbed.rows()
+    assert made.digest == undisturbed.digest
+    assert not list((tmp_path / "steps").glob(".partial-*")) and not list(made.folder.glob(".*"))
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_progress_counts_reused_shards(tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "worker", Watched(crash_at=2))
+    with pytest.raises(Crash):
+        run_step(Store(tmp_path), sampling(tiny_policy), silent())
+    monkeypatch.setattr(steps, "worker", worker)
+    shown = io.StringIO()
+    request = dataclasses.replace(sampling(tiny_policy), total=10)
+    run_step(Store(tmp_path), request, Progress(Console(file=shown)))
+    assert "sample M0: done, 10 responses" in shown.getvalue()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_step_runs_from_its_folder_alone_in_another_process(
+    tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = sampling(tiny_policy)
+    expected, _ = run_step(Store(tmp_path / "undisturbed"), request, silent())
+    monkeypatch.setattr(steps, "worker", Watched(crash_at=0))
+    with pytest.raises(Crash):
+        run_step(Store(tmp_path / "steps"), request, silent())
+    (partial,) = (tmp_path / "steps").glob(".partial-*")
+    copied = shutil.copytree(partial, tmp_path / "far" / "away")
+    shutil.rmtree(tmp_path / "steps")
+    command = [sys.executable, "-m", "selfimprove.worker", str(copied), "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the number of threads changes last digits
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in copied.glob("rows-*")) == ["rows-00000.arrow"]
+    assert read_rows(copied / "rows-00000.arrow") == expected.rows()[:4]
+
+
+@pytest.mark.parametrize("before", ["the manifest is written", "history.json is written", "policy is whole"])
+def test_a_training_that_was_killed_at_its_end_goes_on(
+    before: str, tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = training(tiny_policy)
+    undisturbed, _ = run_step(Store(tmp_path / "undisturbed"), request, silent())
+    real_write, real_replace = write_json, Path.replace
+
+    def write(path: Path, value: Any) -> None:
+        if path.name == before.split()[0]:
+            raise Crash
+        real_write(path, value)
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == before.split()[0]:
+            raise Crash
+        return real_replace(self, target)
+
+    def finish(*args: Any) -> NoReturn:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr("selfimprove.training.stages.write_json", write)
+        patched.setattr(Path, "replace", replace)
+        if before.startswith("the manifest"):
+            patched.setattr(Store, "finish", finish)
+        with pytest.raises(Crash):
+            run_step(Store(tmp_path / "steps"), request, silent())
+    made, reused = run_step(Store(tmp_path / "steps"), request, silent())
+    assert not reused
+    left = {path.name for path in made.folder.iterdir()} - {"resumed-from.json"}
+    assert left == {"history.json", "inputs", "manifest.json", "policy", "step.json"}
+    assert made.digest == undisturbed.digest != tiny_policy.base_digest
+
+
+def test_two_runs_that_share_a_store_make_a_step_once(
+    tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "worker", watched := Watched())
+    first, reused = run_step(Store(tmp_path), sampling(tiny_policy), silent())
+    second, reused_then = run_step(Store(tmp_path), sampling(tiny_policy), silent())
+    assert (reused, reused_then, watched.done) == (False, True, [0])
+    assert (first.folder, first.digest) == (second.folder, second.digest)
+
+
+def test_a_run_waits_for_another_that_makes_the_same_step(
+    tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, watched = threading.Event(), threading.Event(), Watched()
+
+    def slow(step_dir: Path, shard: int, advance: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        watched(step_dir, shard, advance)
+
+    monkeypatch.setattr(steps, "worker", slow)
+    said, found = [io.StringIO(), io.StringIO()], dict[int, tuple[Artefact, bool]]()
+
+    def one(number: int) -> None:
+        progress = Progress(Console(file=said[number]))
+        found[number] = run_step(Store(tmp_path), sampling(tiny_policy), progress)
+
+    threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(2)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    for _ in range(600):
+        if "waiting" in said[1].getvalue():
+            break
+        time.sleep(0.05)
+    assert "sample M0: another run is making this step; waiting for it" in said[1].getvalue()
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert watched.done == [0]
+    assert (found[0][1], found[1][1]) == (False, True)
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_failed_step_can_be_tried_again(tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> NoReturn:
+        raise RunFailed("no luck")
+
+    monkeypatch.setattr(steps, "worker", fail)
+    with pytest.raises(RunFailed, match="no luck"):
+        run_step(Store(tmp_path), sampling(tiny_policy), silent())
+    monkeypatch.setattr(steps, "worker", worker)
+    assert len(run_step(Store(tmp_path), sampling(tiny_policy), silent())[0].rows()) == 10
+
+
+@pytest.fixture(scope="session")
+def broken_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """A model whose last layer has a weight that is no number."""
+    from conftest import save_tiny_model
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_model(tmp_path_factory.mktemp("models") / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return resolve_policy(str(folder))
+
+
+def greedily(policy: Policy) -> StepRequest:
+    return sampling(policy, temperature=0.0, top_p=1.0)
+
+
+@pytest.mark.parametrize("make", [sampling, greedily, scoring])
+def test_weights_that_are_no_numbers_are_said_and_leave_no_artefact(
+    make: Callable[[Policy], StepRequest], broken_policy: Policy, tmp_path: Path
+) -> None:
+    with pytest.raises(RunFailed, match=r"log-probs are not finite .*the model's weights"):
+        run_step(Store(tmp_path), make(broken_policy), silent())
+    assert Store(tmp_path).all() == []
+
+
+def test_the_manifest_says_what_a_result_was_made_of(tiny_policy: Policy, tmp_path: Path) -> None:
+    request = sampling(tiny_policy)
+    made, _ = run_step(Store(tmp_path), request, silent())
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert (manifest["step"], manifest["version"], manifest["seed"]) == ("sample", STEPS["sample"].version, 0)
+    assert manifest["options"] == dict(request.options)
+    assert manifest["policy_digests"] == {"policy": tiny_policy.digest}
+    assert manifest["key"] == request.key()
+    rows = made.rows()
+    given = sum(len(row["prompt_ids"]) for row in request.inputs["prompts"])
+    assert manifest["figures"]["tokens"] == given + sum(len(row["ids"]) for row in rows)
+    assert {"torch", "transformers", "python"} <= set(manifest["environment"])
+    assert "inputs/prompts.arrow" in manifest["files"]
+
+
+# ---- a step whose code changes has a new version
+
+_LOADING = ("selfimprove.policy:load_base", "selfimprove.policy:pick_dtype", "selfimprove.policy:ModelPool.get")
+_PREFILL = (
+    "selfimprove.batching:prefill",
+    "selfimprove.batching:positions",
+    "selfimprove.batching:pad_left",
+    "selfimprove.scoring:token_log_probs",
+    "selfimprove.worker:shard_of",
+)
+_TRAINING = tuple(
+    f"selfimprove.training.stages:{name}"
+    for name in ("_arguments", "_trainable_model", "_train", "_padded", "batch_split", "save_policy", "optimizer_steps")
+)
+SOURCES: dict[str, Sequence[str]] = {
+    "sample": (
+        "selfimprove.worker:_sample",
+        "selfimprove.sampling:response_seed",
+        "selfimprove.sampling.transformers:TransformersSampler.sample",
+        "selfimprove.sampling.transformers:_decode",
+        "selfimprove.sampling.transformers:pick_tokens",
+        "selfimprove.sampling.transformers:uniforms",
+        *_PREFILL,
+        *_LOADING,
+    ),
+    "log_probs": (
+        "selfimprove.worker:_log_probs",
+        "selfimprove.worker:_by_prompt",
+        "selfimprove.scoring:summed_log_probs",
+        "selfimprove.scoring:_score_batch",
+        "selfimprove.batching:pad_right",
+        *_PREFILL,
+        *_LOADING,
+    ),
+    "reward_model": (
+        "selfimprove.worker:_reward_model",
+        "selfimprove.worker:_by_prompt",
+        "selfimprove.worker:shard_of",
+        "selfimprove.judging.reward_model:classifier_scores",
+        "selfimprove.batching:pad_right",
+        "selfimprove.chat:render_example",
+        "selfimprove.chat:_answer_text",
+        "selfimprove.chat:_encode_after_prompt",
+        "selfimprove.chat:_closing",
+        "selfimprove.policy:pick_dtype",
+    ),
+    "sft": (
+        "selfimprove.worker:_sft",
+        "selfimprove.training.stages:train_sft",
+        "selfimprove.training.stages:_Checkpoints.on_step_end",
+        *_TRAINING,
+        *_LOADING[:2],
+    ),
+    "dpo": (
+        "selfimprove.worker:_dpo",
+        "selfimprove.training.stages:train_preference",
+        "selfimprove.training.preference",
+        "selfimprove.training.losses",
+        "selfimprove.batching:pad_left",
+        "selfimprove.batching:pad_right",
+        "selfimprove.batching:positions",
+        "selfimprove.scoring:token_log_probs",
+        *_TRAINING,
+        *_LOADING[:2],
+    ),
+}
+
+
+def code_of(place: str) -> str:
+    """The source of `module` or `module:name` without comments, docstrings and empty lines."""
+    module, _, names = place.partition(":")
+    found: Any = import_module(module)
+    for name in names.split(".") if names else ():
+        found = getattr(found, name)
+    source = textwrap.dedent(inspect.getsource(found))
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            for number in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1):
+                lines[number - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def step_sources() -> dict[str, dict[str, Any]]:
+    return {
+        step: {
+            "version": STEPS[step].version,
+            "sources": {place: hashlib.sha256(code_of(place).encode()).hexdigest()[:16] for place in places},
+        }
+        for step, places in SOURCES.items()
+    }
+
+
+def test_every_step_has_its_sources_listed() -> None:
+    assert set(SOURCES) == set(STEPS)
+
+
+@pytest.mark.parametrize("step", SOURCES)
+def test_a_step_whose_source_changed_has_a_new_version(step: str) -> None:
+    assert GOLDEN.is_file(), "run `python -m tests.test_steps`"
+    golden, now = json.loads(GOLDEN.read_text()).get(step, {}), step_sources()[step]
+    before = golden.get("sources", {})
+    changed = [place for place, digest in now["sources"].items() if before.get(place) != digest]
+    changed += [place for place in before if place not in now["sources"]]
+    assert not changed and golden.get("version") == now["version"], (
+        f"source of step {step} changed ({', '.join(changed) or 'its version'}): raise its version in worker.STEPS if "
+        "its result can change, then run `python -m tests.test_steps` to refresh"
+    )
+
+
+def test_comments_and_docstrings_are_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plain = "def f(x):\n    return x\n"
+    (tmp_path / "plain_step.py").write_text(plain)
+    (tmp_path / "said_step.py").write_text(
+        f'"""Words."""\n\n# more\n{plain}'.replace("\n    r", '\n    """W."""\n    r')
+    )
+    (tmp_path / "other_step.py").write_text(plain.replace("return x", "return -x"))
+    assert code_of("plain_step") == code_of("said_step") != code_of("other_step")
+    assert code_of("plain_step:f") == code_of("said_step:f")
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    write_json(GOLDEN, step_sources())
+    print(f"{GOLDEN}: written")
