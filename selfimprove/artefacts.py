@@ -23,6 +23,8 @@ import pyarrow as pa
 from selfimprove.errors import RunFailed, SelfImproveError
 
 Row = Mapping[str, Any]
+# Artefacts up to this size are read and checked whenever they are found (0.1 s); larger ones by size and time first.
+_READ_AT_ONCE = 2**27
 
 
 class DamagedArtefact(SelfImproveError):
@@ -163,6 +165,10 @@ class Artefact:
         return str(self.manifest["digest"])
 
     @property
+    def bytes(self) -> int:
+        return sum(int(recorded["bytes"]) for recorded in self.manifest.get("files", {}).values())
+
+    @property
     def figures(self) -> dict[str, Any]:
         return dict(self.manifest.get("figures", {}))
 
@@ -240,7 +246,7 @@ class Store:
             artefact = Artefact.read(folder)
         except FileNotFoundError:
             return None
-        if not artefact.looks_whole():
+        if artefact.bytes <= _READ_AT_ONCE or not artefact.looks_whole():
             artefact.verify()
         self._known[folder] = artefact
         return artefact

@@ -124,7 +124,7 @@ def print_status(folder: Path, verify: bool, out: Console) -> None:
     recipe = run.read_recipe()
     holder = run.holder()
     state = f"process {holder} is working on it" if holder else "no process is working on it"
-    out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False)
+    out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False, soft_wrap=True)
     store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
     table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
     damaged = []

@@ -43,7 +43,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     table = rounds_table(result.events)
     if table.row_count:
         out.print(table)
-    out.print(f"policy: {result.policy_folder}", soft_wrap=True, highlight=False)
+    final = result.folder / "policies" / "final"
+    out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
     out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 
 

@@ -126,6 +126,8 @@ def tiny_recipe(tiny_model: Path, tiny_data: Path) -> Callable[..., Recipe]:
             "evaluate": ["suite.yaml"],
             "gates": {"disabled": ["consistency", "degeneration"]},
         }
+        if method == "sft":
+            del values["sft"]
         for key, value in changes.items():
             merged = (
                 {**values[key], **value} if isinstance(value, dict) and isinstance(values.get(key), dict) else value

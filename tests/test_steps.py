@@ -33,7 +33,7 @@ from selfimprove import steps
 from selfimprove.artefacts import Artefact, Store, read_rows, write_json
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
 from selfimprove.data.sources import DataSource
-from selfimprove.errors import RunFailed
+from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop import Loop
 from selfimprove.policy import MODELS, ModelPool, Policy, resolve_policy
 from selfimprove.recipe import Lora, Optimisation, Recipe, Sampling, Sft, Training, _model_of
@@ -292,7 +292,8 @@ def test_training_options_of_the_method_sft_are_those_of_training(
 ) -> None:
     first = requests_of("sft")["sft"].key()
     assert requests_of("sft", training={"learning_rate": 2e-3})["sft"].key() != first
-    assert requests_of("sft", sft={"learning_rate": 2e-3})["sft"].key() == first
+    with pytest.raises(InputError, match="its settings are under `training`"):
+        requests_of("sft", sft={"learning_rate": 2e-3})
 
 
 def test_keeping_the_policy_of_the_middle_is_another_step(
