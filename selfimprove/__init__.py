@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfimprove.execute import run
     from selfimprove.policy import Policy
     from selfimprove.recipe import Recipe, load_recipe
+
+# TRL's trainers report their use to the hub unless told otherwise; a person who wants that sets it to 0.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Policy", "Recipe", "load_recipe", "run"]
 _WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "run": "execute", "Policy": "policy"}

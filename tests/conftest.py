@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -65,7 +66,11 @@ def save_tiny_model(folder: Path, seed: int = 0, template: str | None = CHATML) 
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import trl  # noqa: F401
+
     quiet_libraries()
+    gc.collect()
+    gc.freeze()  # the libraries' million objects need not be looked through whenever a model is freed
     torch.set_num_threads(1)  # the tiny model gains nothing from more, and tests run two at a time
 
 

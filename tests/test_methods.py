@@ -192,7 +192,7 @@ def test_cream_first_round_ranks_by_what_the_option_says(tiny_recipe: MakeRecipe
     assert (sft.folder / "policy-middle").is_dir() == (first_round == "sft_middle")
     expected = []
     if first_round == "sft_middle":
-        half = made_policy(named(recipe, "M0"), sft.folder, "half", middle=True)
+        half = made_policy(named(recipe, "M0"), sft, "half", middle=True)
         assert half.digest not in (named(recipe, "M1").digest, named(recipe, "M0").digest)
         middle = scored_responses(recipe, half, 24)
     for id in now:

@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfimprove.artefacts import Store, write_rows
+from selfimprove.artefacts import Artefact, Store, write_rows
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.policy import MODELS, Policy, adapter_digest, resolve_policy, weights_digest
 from selfimprove.recipe import Lora
@@ -102,9 +102,9 @@ def request(step: str, policy: Policy, rows: list[Row], *, processes: int = 1, *
     )
 
 
-def run(folder: Path, made: StepRequest) -> Path:
-    """The finished step's folder."""
-    return run_step(Store(folder), made, Progress(Console(file=io.StringIO())))[0].folder
+def run(folder: Path, made: StepRequest) -> Artefact:
+    """The finished step."""
+    return run_step(Store(folder), made, Progress(Console(file=io.StringIO())))[0]
 
 
 def trained(folder: Path, made: StepRequest, name: str = "M1") -> Policy:
@@ -151,13 +151,14 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 
 def test_cream_lora_starts_as_the_identity(tiny_policy: Policy, tmp_path: Path) -> None:
     rows = pair_rows(tiny_policy, 8)
-    folder = run(tmp_path, request("dpo", tiny_policy, rows))
-    assert read_history(folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    first = json.loads((folder / "first-batch.json").read_text())
+    step = run(tmp_path, request("dpo", tiny_policy, rows))
+    history = read_history(step.folder)
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    first = json.loads((step.folder / "first-batch.json").read_text())
     assert first["mean_abs_margin"] < 1e-5
     # ... and it is trained from there: the second batch is not at ln 2 any more, and B is not 0.
-    assert abs(read_history(folder)[1]["loss"] - math.log(2)) > 1e-4
-    made = tensors(made_policy(tiny_policy, folder, "M1"))
+    assert abs(history[1]["loss"] - math.log(2)) > 1e-4
+    made = tensors(made_policy(tiny_policy, step, "M1"))
     assert all(float(made[name].abs().max()) > 0 for name in made)
 
 
@@ -185,9 +186,9 @@ def test_soup_trains_a_fresh_adapter_each_round(tiny_policy: Policy, tmp_path: P
     still = trained(tmp_path, request("dpo", first, rows, learning_rate=1e-30), "M2")
     assert largest_difference(tensors(still), tensors(first)) < 1e-7
     # With a real one it starts at ln 2 against round 1's policy and moves away from it.
-    folder = run(tmp_path, request("dpo", first, rows))
-    assert read_history(folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    second = made_policy(first, folder, "M2")
+    step = run(tmp_path, request("dpo", first, rows))
+    assert read_history(step.folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    second = made_policy(first, step, "M2")
     assert largest_difference(tensors(second), tensors(first)) > 1e-3
     assert second.base == tiny_policy.base
 
@@ -234,15 +235,15 @@ def test_training_uses_the_soft_loss_with_each_pairs_own_confidence(tiny_policy:
         row["reference_chosen_log_prob"] -= shift
         row["confidence"] = confidence
         expected.append(float(soft_preference_loss(torch.tensor(beta * shift), torch.tensor(confidence))))
-    folder = run(tmp_path, request("dpo", tiny_policy, rows, batch_size=2, beta=beta, reference_is_start=False))
-    (step,) = read_history(folder)
-    assert step["loss"] == pytest.approx(sum(expected) / 2, abs=1e-5)
-    assert step["rewards/margins"] == pytest.approx(beta * (-2 + 3) / 2, abs=1e-5)
+    step = run(tmp_path, request("dpo", tiny_policy, rows, batch_size=2, beta=beta, reference_is_start=False))
+    (logged,) = read_history(step.folder)
+    assert logged["loss"] == pytest.approx(sum(expected) / 2, abs=1e-5)
+    assert logged["rewards/margins"] == pytest.approx(beta * (-2 + 3) / 2, abs=1e-5)
 
 
 def test_sft_loss_is_the_mean_over_the_responses_tokens(tiny_policy: Policy, tmp_path: Path) -> None:
     rows = example_rows(4)
-    (step,) = read_history(run(tmp_path, request("sft", tiny_policy, rows)))
+    (step,) = read_history(run(tmp_path, request("sft", tiny_policy, rows)).folder)
     tokens = sum(len(row["response_ids"]) for row in rows)
     assert step["loss"] == pytest.approx(-sum(score(tiny_policy, rows, "response_ids")) / tokens, abs=1e-5)
 
@@ -400,18 +401,18 @@ def test_batch_split_keeps_the_global_batch() -> None:
 def test_optimizer_steps_are_the_trainers(tiny_policy: Policy, tmp_path: Path) -> None:
     rows = example_rows(10)
     for epochs in (1.0, 1.5):
-        folder = run(tmp_path, request("sft", tiny_policy, rows, epochs=epochs))
-        assert len(read_history(folder)) == optimizer_steps(10, 4, epochs)
+        step = run(tmp_path, request("sft", tiny_policy, rows, epochs=epochs))
+        assert len(read_history(step.folder)) == optimizer_steps(10, 4, epochs)
 
 
 def test_warm_up_does_not_eat_the_only_step(tiny_policy: Policy, tmp_path: Path) -> None:
     # A warm-up begins at a learning rate of 0, and with 4 rows there is no second step.
     schedule = {"warmup_ratio": 0.1, "scheduler": "cosine", "learning_rate": 1e-2}
-    folder = run(tmp_path, request("sft", tiny_policy, example_rows(4), **schedule))
-    assert [row["learning_rate"] for row in read_history(folder)] == [1e-2]
-    made_tensors = tensors(made_policy(tiny_policy, folder, "M1"))
+    step = run(tmp_path, request("sft", tiny_policy, example_rows(4), **schedule))
+    assert [row["learning_rate"] for row in read_history(step.folder)] == [1e-2]
+    made_tensors = tensors(made_policy(tiny_policy, step, "M1"))
     assert all(float(value.abs().max()) > 0 for value in made_tensors.values())
-    longer = run(tmp_path, request("sft", tiny_policy, example_rows(8), **schedule))
+    longer = run(tmp_path, request("sft", tiny_policy, example_rows(8), **schedule)).folder
     assert [row["learning_rate"] for row in read_history(longer)] == [0.0, 1e-2]
 
 
@@ -452,9 +453,9 @@ def test_full_weights_make_a_round_trip(tiny_policy: Policy, tmp_path: Path) -> 
     assert first.base_digest == weights_digest(Path(first.base)) != tiny_policy.base_digest
     assert resolve_policy(first.base).digest == first.digest
     rows = pair_rows(first, 8)
-    folder = run(tmp_path, request("dpo", first, rows, lora=None, learning_rate=1e-3))
-    assert read_history(folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    second = made_policy(first, folder, "M2")
+    step = run(tmp_path, request("dpo", first, rows, lora=None, learning_rate=1e-3))
+    assert read_history(step.folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    second = made_policy(first, step, "M2")
     assert second.digest not in (first.digest, tiny_policy.digest)
 
 
