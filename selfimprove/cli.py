@@ -108,7 +108,7 @@ def evaluate(
         return
     out.print(
         f"{found['suite']}: {100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}] "
-        f"of {found['n']} items (95% bootstrap interval)",
+        f"of {found['n']} items (95% interval, Wilson)",
         highlight=False,
     )
     for name, group in found["groups"].items():

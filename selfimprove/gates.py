@@ -53,6 +53,14 @@ def rendered_pairs(tokenizer: Any, pairs: Sequence[Pair], stops: Sequence[int]) 
     return verdict
 
 
+def dpo_start(first_loss: float, reference_is_start: bool) -> Verdict:
+    """What the trainer found at its first step, for the record; it stops the training itself when this is wrong."""
+    expected = "ln 2 = 0.6931" if reference_is_start else "not ln 2, as the loss reference is another model"
+    return Verdict(
+        "dpo_start", True, first_loss, None, f"the first DPO loss (at C = 1) is {first_loss:.4f}; {expected}"
+    )
+
+
 def sampler_agrees(responses: Responses, log_probs: LogProbs, bound: float) -> Verdict:
     """Sampler and scorer see the same model: mean absolute difference of log-prob per token (nats)."""
     differences, tokens = 0.0, 0

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.chat import stop_ids
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses, Scores
 from selfimprove.data.sources import Prompt
-from selfimprove.errors import GateError, RunFailed
+from selfimprove.errors import RunFailed
 from selfimprove.evaluation.runner import Evaluator
+from selfimprove.judging.judges import check_judge
 from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_device, resolve_policy
-from selfimprove.recipe import Cream, Recipe
+from selfimprove.recipe import Recipe
+from selfimprove.record import Record, Round
 from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.rounds import round_figures
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import RunData, context_tokens, responses_of, seed_responses
 from selfimprove.sampling import choose_backend
@@ -30,22 +29,15 @@ from selfimprove.training.stages import made_policy, optimizer_steps, read_histo
 _PROBE = 8
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round: its number from 1, and its own slice of the prompts."""
-
-    number: int
-    prompts: Sequence[RenderedPrompt]
-
-
-class Loop:
-    """The steps a method is made of, with their data, policies, gates and events.
+class Loop(Record):
+    """The steps a method is made of, with their data and policies; its gates and events are `Record`'s.
 
     Policies are named in order of their making: M0 is the given model, M1 the first trained one, and so on.
     """
 
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
-        self.recipe, self.store, self.events, self.progress = recipe, store, events, progress
+        super().__init__(recipe, events, progress)
+        self.store = store
         self.base_policy = resolve_policy(recipe.model, "M0", recipe.trust_remote_code)
         self.tokenizer = load_tokenizer(self.base_policy)
         self.stops = stop_ids(self.tokenizer)
@@ -53,21 +45,13 @@ class Loop:
         given = recipe.training.dtype
         self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
         self.backend = choose_backend(recipe.sampling.backend)
-        self.made: list[Policy] = []
-        self._round = 0
         self._first_health: dict[str, float] | None = None
-        self._last_margins: list[float] = []
         room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
         self.data = RunData(recipe, self.tokenizer, room, self.note)
         self.evaluator = Evaluator(self, recipe)
+        if recipe.method == "iterative_dpo":
+            check_judge(recipe.iterative_dpo.judge, recipe.search_folders())
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
-
-    def note(self, text: str) -> None:
-        """Tells the person, and the report."""
-        self.progress.note(text)
-        self.events.emit("note", text, text=text)
-
-    # ---- steps
 
     def step(self, request: StepRequest) -> Artefact:
         """The artefact of a step: found, or made now. Emits the step's event."""
@@ -110,26 +94,10 @@ class Loop:
         )
         if middle:
             options["keep_at"] = 0.5
-        name = f"M{len(self.made) + 1}"
-        MODELS.free()
-        artefact = self.step(
-            StepRequest(
-                step="sft",
-                label=f"SFT {policy.name} to {name}",
-                options=options,
-                inputs={"examples": self.data.seed_examples},
-                policies={"start": policy},
-                seed=self.recipe.seed,
-                execution=self._training_execution(),
-                total=optimizer_steps(len(self.data.seed_examples), options["batch_size"], options["epochs"]),
-                processes=self.recipe.training.processes,
-                accelerate=self.recipe.training.accelerate,
-            )
-        )
-        trained = self._trained_policy(policy, artefact, len(self.data.seed_examples))
+        trained, artefact = self._train("sft", policy, options, "examples", self.data.seed_examples)
         probe = seed_responses(self.data.seed_examples[:_PROBE])
         self._check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
-        half = made_policy(policy, artefact, f"{name} half-way", middle=True) if middle else None
+        half = made_policy(policy, artefact, f"{trained.name} half-way", middle=True) if middle else None
         return trained, half
 
     def sample(self, policy: Policy, prompts: Sequence[RenderedPrompt]) -> Responses:
@@ -240,23 +208,10 @@ class Loop:
         }
         first = pairs[: options["batch_size"]]
         self.check(gates.rendered_pairs(self.tokenizer, first, self.stops))
-        name = f"M{len(self.made) + 1}"
-        MODELS.free()
-        artefact = self.step(
-            StepRequest(
-                step="dpo",
-                label=f"DPO {policy.name} to {name}",
-                options=options,
-                inputs={"pairs": [_pair_row(pair, reference) for pair in pairs]},
-                policies={"start": policy},
-                seed=self.recipe.seed,
-                execution=self._training_execution(),
-                total=optimizer_steps(len(pairs), options["batch_size"], options["epochs"]),
-                processes=self.recipe.training.processes,
-                accelerate=self.recipe.training.accelerate,
-            )
-        )
-        trained = self._trained_policy(policy, artefact, len(pairs))
+        rows = [_pair_row(pair, reference) for pair in pairs]
+        trained, artefact = self._train("dpo", policy, options, "pairs", rows)
+        if (note := artefact.folder / "first-batch.json").is_file():
+            self.check(gates.dpo_start(json.loads(note.read_text())["loss"], options["reference_is_start"]))
         both = responses_of(pairs)
         after = self.log_probs(both, trained)
         before = reference if options["reference_is_start"] else self.log_probs(both, policy)
@@ -319,86 +274,25 @@ class Loop:
         """`keep: last`, or the best policy on the development suite."""
         return self.evaluator.best() or last if self.recipe.keep == "best" else last
 
-    # ---- figures and gates
-
-    def mean_consistency(self, agreement: Mapping[str, float | None]) -> float:
-        """C: the mean of the prompts' C_j, over those where it is defined."""
-        known = [value for value in agreement.values() if value is not None]
-        if not known:
-            raise RunFailed(
-                "the consistency is undefined for every prompt (each has equal scores, or fewer than two responses). "
-                "Raise sampling.temperature, or sampling.n"
+    def _train(
+        self, step: str, start: Policy, options: dict[str, Any], input_name: str, rows: list[dict[str, Any]]
+    ) -> tuple[Policy, Artefact]:
+        """The policy a training step makes, with its event."""
+        MODELS.free()
+        artefact = self.step(
+            StepRequest(
+                step=step,
+                label=f"{step.upper()} {start.name} to M{len(self.made) + 1}",
+                options=options,
+                inputs={input_name: rows},
+                policies={"start": start},
+                seed=self.recipe.seed,
+                execution=self._training_execution(),
+                total=optimizer_steps(len(rows), options["batch_size"], options["epochs"]),
+                processes=self.recipe.training.processes,
+                accelerate=self.recipe.training.accelerate,
             )
-        return float(np.mean(known))
-
-    def check_consistency(
-        self, round: Round, options: Cream, mean: float, agreement: Mapping[str, float | None]
-    ) -> None:
-        """The consistency gate. With the floor on, a low C trains nothing and the gate only reports."""
-        verdict = gates.consistent_enough(options.weight, mean, list(agreement.values()))
-        self.check(verdict, stop=not options.floor)
-
-    def check(self, verdict: gates.Verdict, stop: bool = True) -> None:
-        """Records a gate's verdict, and ends the run if it did not pass (unless `gates.disabled` names it)."""
-        self.events.emit(
-            "gate",
-            f"{self._round}|{len(self.made)}|{verdict.gate}|{verdict.message}",
-            round=self._round,
-            gate=verdict.gate,
-            passed=verdict.passed,
-            value=verdict.value,
-            bound=verdict.bound,
-            message=verdict.message,
         )
-        if not verdict.passed:
-            if stop and verdict.gate not in self.recipe.gates.disabled:
-                where = f" in round {self._round}" if self._round else ""
-                raise GateError(
-                    f"gate {verdict.gate}{where}: {verdict.message}\n"
-                    f"(`gates.disabled=[{verdict.gate}]` goes on all the same)"
-                )
-            self.note(f"gate {verdict.gate} (not enforced): {verdict.message}")
-
-    def report_round(
-        self,
-        round: Round,
-        trained: Policy,
-        responses: Responses,
-        scores: Scores,
-        pairs: Sequence[Pair],
-        skipped: Mapping[str, int],
-        agreement: Mapping[str, float | None] | None = None,
-        missing: Mapping[str, int] | None = None,
-    ) -> None:
-        """Writes what the round did, and checks the judge's health."""
-        cream = self.recipe.cream if self.recipe.method == "cream" else None
-        figures = round_figures(
-            responses,
-            scores,
-            pairs,
-            skipped,
-            agreement,
-            margins=self._last_margins if pairs else [],
-            measure=cream.measure if cream else "kendall",
-            weight=cream.weight if cream else "none",
-        )
-        self.events.emit(
-            "round",
-            f"round {round.number}",
-            round=round.number,
-            policy=trained.name,
-            missing=missing or {},
-            **figures,
-        )
-        health = gates.judge_health(figures["missing_share"], figures["tie_rate"], None, self.recipe.gates.model_dump())
-        self.check(health)
-
-    def _check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
-        moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]
-        self.check(gates.weights_moved(start.digest, trained.digest, *moved))
-
-    def _trained_policy(self, start: Policy, artefact: Artefact, examples: int) -> Policy:
-        """The policy a training step made, with its event."""
         trained = made_policy(start, artefact, f"M{len(self.made) + 1}")
         self.made.append(trained)
         options = artefact.manifest["options"]
@@ -410,7 +304,7 @@ class Loop:
             policy=trained.name,
             policy_digest=trained.digest,
             start_digest=start.digest,
-            examples=examples,
+            examples=len(rows),
             epochs=options["epochs"],
             seconds=artefact.figures["seconds"],
             history=[
@@ -418,7 +312,7 @@ class Loop:
                 for row in read_history(artefact.folder)
             ],
         )
-        return trained
+        return trained, artefact
 
     def _training_options(self, stage: str) -> dict[str, Any]:
         """What of the recipe changes a training step's result."""

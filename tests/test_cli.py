@@ -536,7 +536,7 @@ def test_eval_takes_policies_of_a_run(finished: Path, command: Callable[..., Don
 def test_eval_for_people_shows_the_interval(here: Path, command: Callable[..., Done], tiny_model: Path) -> None:
     done = command("eval", "suite.yaml", "--policy", tiny_model, "--output", "measured", "--limit", "3")
     assert done.code == 0 and done.out.startswith("tiny: ")
-    assert "of 3 items (95% bootstrap interval)" in done.out
+    assert "of 3 items (95% interval, Wilson)" in done.out
     command("eval", "no-suite", "--policy", tiny_model).refused("no suite 'no-suite'")
 
 

@@ -38,7 +38,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_real_run_ends_with_a_report_and_every_gate_recorded(finished: Path) -> None:
     events = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     gates = {event["gate"] for event in events if event["event"] == "gate" and event["passed"]}
-    assert {"rendering", "sampler_agrees", "weights_moved", "no_leak", "judge_health", "degeneration"} <= gates
+    assert {
+        "rendering",
+        "dpo_start",
+        "sampler_agrees",
+        "weights_moved",
+        "no_leak",
+        "judge_health",
+        "degeneration",
+    } <= gates
     assert [e["policy"] for e in events if e["event"] == "evaluation"] == ["M0", "M1", "M2"]
     agreement = next(e for e in events if e["event"] == "gate" and e["gate"] == "sampler_agrees")
     assert agreement["value"] < 1e-4

@@ -574,3 +574,11 @@ def test_a_method_that_needs_other_data_says_which(tiny_recipe: MakeRecipe) -> N
         tiny_recipe("dpo", data={"pairs": None})
     with pytest.raises(InputError, match=r"data\.prompts"):
         tiny_recipe("cream", data={"prompts": None})
+
+
+def test_a_judge_that_cannot_be_had_is_said_before_anything_is_trained(tiny_recipe: MakeRecipe) -> None:
+    for judge in ({"kind": "function", "function": "nowhere:judge"}, {"kind": "rubric", "rubric": "no-such-rubric"}):
+        recipe = tiny_recipe("iterative_dpo", iterative_dpo={"judge": judge})
+        with pytest.raises(InputError, match=r"nowhere:judge|no-such-rubric"):
+            run(recipe)
+        assert not (Path(recipe.output) / "steps").exists()

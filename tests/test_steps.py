@@ -154,7 +154,7 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "iterative_dpo.judge.kind": JUDGE,
     "iterative_dpo.judge.model": {"iterative_dpo": {"judge": {"kind": "reward_model", "model": "x"}}},
     "iterative_dpo.judge.rubric": {"iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points"}}},
-    "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "a:b"}}},
+    "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "operator:eq"}}},
     "iterative_dpo.dpo_reference": {"iterative_dpo": {"dpo_reference": "initial"}},
     "iterative_dpo.sft": {"iterative_dpo": {"sft": False}},
     "evaluate": {"evaluate": []},

@@ -10,7 +10,7 @@ from selfimprove.chat import render_example
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
-from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference
+from selfimprove.evaluation.statistics import paired_difference, wilson_interval
 from selfimprove.evaluation.suites import Suite, exact_match, graded, load_suite
 from selfimprove.policy import Policy
 
@@ -60,7 +60,7 @@ class Evaluator:
     def _one(self, suite: Suite, items: list[Prompt], policy: Policy, round: int) -> dict[str, Any]:
         run = self._exact_match if suite.kind == "exact_match" else self._multiple_choice
         outcome = run(suite, items, policy)
-        value, low, high = bootstrap_interval(outcome.right)
+        value, low, high = wilson_interval(sum(outcome.right), len(outcome.right))
         figures: dict[str, Any] = {
             "round": round,
             "policy": policy.name,

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
@@ -54,6 +55,14 @@ def judge_responses(
         }
     missing = Counter(why for row in verdicts.values() for _, why in row if why)
     return {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}, dict(missing)
+
+
+def check_judge(judge: JudgeOptions, search: Sequence[Path]) -> None:
+    """Finds what the judge needs before anything is trained; `InputError` where it is not to be had."""
+    if judge.kind == "function":
+        _user_function(str(judge.function))
+    if judge.kind == "rubric":
+        load_rubric(str(judge.rubric), search)
 
 
 def _exact_match(prompt: RenderedPrompt, response: Response) -> Verdict:
