@@ -35,7 +35,10 @@ class Evaluator:
         self.loop = loop
         search = recipe.search_folders()
         names = [*recipe.evaluate, *([recipe.development] if recipe.development else [])]
-        self.suites = [self._limited(*load_suite(name, search), recipe.evaluate_limit) for name in names]
+        whole = [load_suite(name, search) for name in names]
+        # All items, whatever the limit: an instruction shared by a task's items is told from an item by that.
+        self._texts = [item.messages[-1]["content"] for _, items in whole for item in items]
+        self.suites = [(suite, items[: recipe.evaluate_limit]) for suite, items in whole]
         self.development = self.suites[-1][0].name if recipe.development else None
         found = [suite.name for suite, _ in self.suites]
         if twice := [name for name in found if found.count(name) > 1]:
@@ -45,13 +48,9 @@ class Evaluator:
             )
         self.outcomes: dict[str, list[Outcome]] = {suite.name: [] for suite, _ in self.suites}
 
-    @staticmethod
-    def _limited(suite: Suite, items: list[Prompt], limit: int | None) -> tuple[Suite, list[Prompt]]:
-        return suite, items[:limit]
-
     def texts(self) -> list[str]:
-        """The prompts of every suite, for the leak gate."""
-        return [item.messages[-1]["content"] for _, items in self.suites for item in items]
+        """The prompts of every suite, also those beyond the limit, for the leak gate."""
+        return self._texts
 
     def evaluate(self, policy: Policy, round: int) -> dict[str, dict[str, Any]]:
         """Runs every suite on `policy` and emits one event for each."""
