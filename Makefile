@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: quickstart test lint format fast clean
 
-quickstart: $(READY)  ## CREAM on SmolLM2-135M, on the CPU, in about ten minutes
+quickstart: $(READY)  ## CREAM on SmolLM2-135M, on the CPU, in about five minutes
 	$(BIN)/selfimprove run quickstart
 
 test: $(READY)  ## the whole test suite, real model included
@@ -24,7 +24,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# torch goes first and pinned: an unpinned one can bring several GB of CUDA along.
+# torch goes first. On Linux x86 the package index has it with CUDA (several GB): point pip at a CPU build to avoid it.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; found `$(PYTHON) --version`. Give another: make PYTHON=python3.11 ..."; exit 2; }

@@ -29,6 +29,9 @@ class _NoEvents:
     def emit(self, event: str, id: str, **fields: Any) -> None:
         return
 
+    def adopt_inputs(self, inputs: dict[str, str]) -> list[str]:
+        return []
+
 
 def check_recipe(recipe: Recipe, out: Console) -> None:
     """Loads the data, checks what can be checked before a run, and prints examples and an estimate."""

@@ -58,7 +58,7 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
                 raise
             events.emit(
                 "done",
-                "done",
+                policy.digest,
                 policy=policy.name,
                 path=str(policy.adapter or policy.base),
                 digest=policy.digest,
@@ -80,7 +80,7 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
             loop = Loop(recipe, store, events, progress)
             events.emit(
                 "run",
-                "run",
+                loop.base_policy.digest,
                 name=folder.name,
                 method=recipe.method,
                 model=recipe.model,
@@ -90,7 +90,7 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
                 device=loop.device,
                 backend=loop.backend,
                 recipe=recipe.model_dump(mode="json"),
-                warnings=model_notes(recipe.model),
+                warnings=model_notes(loop.base_policy),
             )
             policy = find_method(recipe.method)(loop)
             link_policies(folder, loop.made, policy)
@@ -107,17 +107,19 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
             MODELS.free()
 
 
-def model_notes(model: str) -> list[str]:
-    """What every table made with this model must say."""
+def model_notes(policy: Policy) -> list[str]:
+    """What every table made with this model must say, also of an adapter on it."""
     from selfimprove.builtin import BUILTINS
 
-    return [BUILTINS[model].note] if model in BUILTINS else []
+    return [b.note for b in BUILTINS.values() if Path(policy.base).name == f"{b.name}-{b.wheel_sha256[:12]}"]
 
 
 def link_policies(folder: Path, made: list[Policy], final: Policy) -> None:
     """`policies/M1`, ..., `policies/final`: links into the steps, so that people find what a run made."""
-    links = {policy.name: policy for policy in made} | ({"final": final} if final.name != "M0" else {})
-    for name, policy in links.items():
+    for old in (folder / "policies").glob("*"):
+        if old.is_symlink():
+            old.unlink()
+    for name, policy in {**{policy.name: policy for policy in made}, "final": final}.items():
         link = folder / "policies" / name
         link.parent.mkdir(exist_ok=True)
         target = Path(policy.adapter or policy.base)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove import gates
-from selfimprove.artefacts import Artefact, Store
+from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
 from selfimprove.chat import stop_ids
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses, Scores
 from selfimprove.data.sources import Prompt
-from selfimprove.errors import RunFailed
+from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
 from selfimprove.judging.judges import check_judge
 from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_device, resolve_policy
@@ -24,6 +24,7 @@ from selfimprove.run_data import RunData, context_tokens, responses_of, seed_res
 from selfimprove.sampling import choose_backend
 from selfimprove.steps import StepRequest, run_step
 from selfimprove.training.stages import made_policy, optimizer_steps, read_history
+from selfimprove.worker import STEPS
 
 # How many seed examples the probe for "weights moved" scores.
 _PROBE = 8
@@ -49,9 +50,27 @@ class Loop(Record):
         room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
         self.data = RunData(recipe, self.tokenizer, room, self.note)
         self.evaluator = Evaluator(self, recipe)
+        if recipe.training.accelerate:
+            self.accelerate_file()
         if recipe.method == "iterative_dpo":
             check_judge(recipe.iterative_dpo.judge, recipe.search_folders())
+        for changed in events.adopt_inputs(self._inputs()):
+            progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
+
+    def _inputs(self) -> dict[str, str]:
+        """Digests of what a recipe's text does not show: the model, the data, the versions of the steps."""
+        data = self.data
+        return {
+            "the model": self.base_policy.digest,
+            "data.seed": rows_digest(data.seed_examples),
+            "data.prompts": digest_of([[[p.id, p.prompt_ids, p.answer] for p in part] for part in data.round_prompts]),
+            "data.pairs": digest_of(
+                [[pair.prompt.prompt_ids, pair.chosen.ids, pair.rejected.ids] for pair in data.pairs]
+            ),
+            "the evaluation suites": digest_of(self.evaluator.texts()),
+            "the program's steps": digest_of({name: kind.version for name, kind in STEPS.items()}),
+        }
 
     def step(self, request: StepRequest) -> Artefact:
         """The artefact of a step: found, or made now. Emits the step's event."""
@@ -211,7 +230,7 @@ class Loop(Record):
         rows = [_pair_row(pair, reference) for pair in pairs]
         trained, artefact = self._train("dpo", policy, options, "pairs", rows)
         if (note := artefact.folder / "first-batch.json").is_file():
-            self.check(gates.dpo_start(json.loads(note.read_text())["loss"], options["reference_is_start"]))
+            self.check(gates.dpo_start(json.loads(note.read_text()), options["reference_is_start"], self.dtype))
         both = responses_of(pairs)
         after = self.log_probs(both, trained)
         before = reference if options["reference_is_start"] else self.log_probs(both, policy)
@@ -226,7 +245,7 @@ class Loop(Record):
                 "prompt_id": prompt.id,
                 "index": response.index,
                 "text": response.text,
-                "messages": [{"role": "user", "content": prompt.text}],
+                "messages": list(prompt.messages),
             }
             for prompt, its_responses in responses
             for response in its_responses
@@ -290,7 +309,7 @@ class Loop(Record):
                 execution=self._training_execution(),
                 total=optimizer_steps(len(rows), options["batch_size"], options["epochs"]),
                 processes=self.recipe.training.processes,
-                accelerate=self.recipe.training.accelerate,
+                accelerate=str(self.accelerate_file()) if self.recipe.training.accelerate else None,
             )
         )
         trained = made_policy(start, artefact, f"M{len(self.made) + 1}")
@@ -330,8 +349,23 @@ class Loop(Record):
         if stage == "sft" and self.recipe.method != "sft":
             own = self.recipe.sft.model_dump()
             options |= {name: own[name] for name in names if own[name] is not None}
-        lora = training.lora.model_dump(mode="json") if training.lora else None
-        return options | {"lora": lora, "dtype": self.dtype}
+        options["lora"] = training.lora.model_dump(mode="json") if training.lora else None
+        options["dtype"] = self.dtype
+        if stage == "sft" and training.lora and training.lora.dropout:
+            # Which rows share a forward decides their dropout masks.
+            options |= {"micro_batch_size": training.micro_batch_size, "processes": training.processes}
+        if training.accelerate:
+            options["accelerate"] = file_digest(self.accelerate_file())
+        return options
+
+    def accelerate_file(self) -> Path:
+        """`training.accelerate`, looked for beside the recipe, here, and among what the package ships."""
+        given = str(self.recipe.training.accelerate)
+        places = [folder / given for folder in self.recipe.search_folders()]
+        for place in places:
+            if place.is_file():
+                return place
+        raise InputError(f"training.accelerate: no file {given!r}; looked at {', '.join(map(str, places))}")
 
     def _training_execution(self) -> dict[str, Any]:
         """What says how a training step is carried out, and changes its result by rounding only."""

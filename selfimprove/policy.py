@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.artefacts import Artefact, digest_of, write_json
+from selfimprove.artefacts import Artefact, digest_of, file_digest, write_json
 from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
 from selfimprove.errors import InputError, RunFailed
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TENSOR_FILES = "*.safetensors"
-# What of an adapter's configuration changes its effect; the rest (paths, library versions) does not.
-_ADAPTER_KEYS = (
-    *("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern", "bias"),
-    *("modules_to_save", "fan_in_fan_out", "layers_to_transform", "peft_type"),
-)
+# What of a configuration says where a model came from, not what it does.
+_NOT_IN_DIGEST = {
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"),
+    *("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
         policy = Policy(
             name=name,
             base=str(base),
-            base_digest=_cached_weights_digest(base),
+            base_digest=_cached_digest(base),
             adapter=str(adapter) if adapter else None,
-            adapter_digest=adapter_digest(adapter) if adapter else None,
+            adapter_digest=model_digest(adapter) if adapter else None,
             trust_remote_code=trust_remote_code,
         )
     except SafetensorError as error:
@@ -141,22 +141,27 @@ def weights_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def adapter_digest(folder: Path) -> str:
-    """Digest of an adapter: its tensors and the settings that change its effect."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    settings = {key: config.get(key) for key in _ADAPTER_KEYS}
-    if isinstance(settings["target_modules"], list):
-        settings["target_modules"] = sorted(settings["target_modules"])
-    return digest_of([settings, weights_digest(folder)])
+def model_digest(folder: Path) -> str:
+    """Digest of a model or an adapter: its tensors, and the configuration that changes what they do."""
+    adapter = folder / "adapter_config.json"
+    config = json.loads((adapter if adapter.is_file() else folder / "config.json").read_text())
+    settings = {
+        key: sorted(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+        for key, value in config.items()
+        if key not in _NOT_IN_DIGEST
+    }
+    code = {path.name: file_digest(path) for path in sorted(folder.glob("*.py"))}
+    return digest_of([settings, weights_digest(folder), *([code] if code else [])])
 
 
-def _cached_weights_digest(folder: Path) -> str:
-    """`weights_digest`, remembered by the files' sizes and times, since a large base takes long to read."""
-    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob(_TENSOR_FILES))]
+def _cached_digest(folder: Path) -> str:
+    """`model_digest`, remembered by the files' sizes and times, since a large base takes long to read."""
+    files = [path for pattern in (_TENSOR_FILES, "*.json", "*.py") for path in sorted(folder.glob(pattern))]
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     note = cache_folder() / "digests" / f"{digest_of([str(folder), stats])[:32]}.json"
     with suppress(OSError, ValueError, KeyError):
         return str(json.loads(note.read_text())["digest"])
-    digest = weights_digest(folder)
+    digest = model_digest(folder)
     with suppress(OSError, RunFailed):  # a cache that cannot be written costs time only
         note.parent.mkdir(parents=True, exist_ok=True)
         write_json(note, {"folder": str(folder), "digest": digest})
@@ -192,7 +197,7 @@ def verify_policy(policy: Policy) -> None:
 _verified: set[Path] = set()
 
 
-def load_base(policy: Policy, dtype: torch.dtype, device: str, quantize_4bit: bool = False) -> PreTrainedModel:
+def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The policy's base without its adapter, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
@@ -201,21 +206,12 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str, quantize_4bit: bo
         "trust_remote_code": policy.trust_remote_code,
         "use_safetensors": True,
     }
-    if quantize_4bit:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-        )
-        options["device_map"] = {"": device}
     verify_policy(policy)
     try:
         model = AutoModelForCausalLM.from_pretrained(policy.base, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"model: {policy.base} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if not quantize_4bit:
-        model.to(device)
-    return model.eval()
+    return model.to(device).eval()
 
 
 class ModelPool:

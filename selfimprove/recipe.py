@@ -64,7 +64,6 @@ class Lora(Strict):
     alpha: Positive = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     target_modules: str | tuple[str, ...] = "all-linear"
-    quantize_4bit: bool = False
 
 
 class Optimisation(Strict):
@@ -163,7 +162,6 @@ class Gates(Strict):
     sampler_agrees: float | None = None
     max_missing: Share = 0.5
     max_ties: Share = 0.9
-    max_position_flips: Share = 0.8
     max_truncated: Share = 0.9
     max_duplicates: Share = 0.98
     max_length_growth: Annotated[float, Field(gt=1)] = 10.0

@@ -102,13 +102,13 @@ class Record:
         )
         self.events.emit(
             "round",
-            f"round {round.number}",
+            f"round {round.number}|{responses.sampled_by}|{trained.digest}",
             round=round.number,
             policy=trained.name,
             missing=missing or {},
             **figures,
         )
-        health = gates.judge_health(figures["missing_share"], figures["tie_rate"], None, self.recipe.gates.model_dump())
+        health = gates.judge_health(figures["missing_share"], figures["tie_rate"], self.recipe.gates.model_dump())
         self.check(health)
 
     def _check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:

@@ -62,7 +62,9 @@ class RunData:
         for prompt in prompts:
             ids = render_prompt(tokenizer, list(prompt.messages))
             if len(ids) + new_tokens <= room:
-                found.append(RenderedPrompt(prompt.id, tuple(ids), content(prompt), prompt.answer, prompt.group))
+                found.append(
+                    RenderedPrompt(prompt.id, tuple(ids), content(prompt), prompt.answer, prompt.group, prompt.messages)
+                )
         self._dropped(len(prompts) - len(found), len(prompts), f"{what} (with {new_tokens} new tokens)", room)
         if prompts and not found:
             raise InputError(

@@ -79,7 +79,7 @@ class Run:
             changes = changed_keys(old, yaml.safe_load(new))
             metrics = self.folder / "metrics.jsonl"
             if changes and metrics.is_file():
-                metrics.rename(self.folder / f"metrics-until-{int(time.time())}.jsonl")
+                metrics.rename(self.folder / f"metrics-until-{time.time_ns()}.jsonl")
         write_file(self.recipe_file, new.encode())
         return changes
 

@@ -32,7 +32,7 @@ from selfimprove.artefacts import (
     write_rows,
 )
 from selfimprove.errors import RunFailed
-from selfimprove.policy import Policy, adapter_digest, weights_digest
+from selfimprove.policy import Policy, model_digest, verify_policy
 from selfimprove.reporting.terminal import Progress
 from selfimprove.worker import STEPS, die_with_parent, worker
 
@@ -175,7 +175,7 @@ def _content_digest(partial: Path) -> str:
     """Digest of what the step made: canonical rows, or a policy's weights."""
     policy = partial / "policy"
     if policy.is_dir():
-        return (adapter_digest if (policy / "adapter_config.json").is_file() else weights_digest)(policy)
+        return model_digest(policy)
     return rows_digest([row for path in sorted(partial.glob("rows-*.arrow")) for row in read_rows(path)])
 
 
@@ -205,6 +205,8 @@ def peak_memory() -> dict[str, int]:
 
 def _launch(partial: Path, shard: int, request: StepRequest, advance: Any) -> None:
     """Runs the worker under `accelerate launch` and follows its progress."""
+    for policy in request.policies.values():
+        verify_policy(policy)  # here, where a damaged artefact can be made again
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     if request.accelerate:
         command += ["--config_file", str(Path(request.accelerate).resolve())]

@@ -216,6 +216,8 @@ def die_with_parent() -> None:
         import signal
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() == 1 and "RANK" in os.environ:  # it died before this was said
+            sys.exit(1)
 
 
 def main() -> None:
@@ -228,7 +230,7 @@ def main() -> None:
     try:
         worker(folder, shard, _Report(folder) if first else lambda n: None)
     except SelfImproveError as error:
-        if first:
+        if not (folder / "error.json").exists():
             write_json(folder / "error.json", {"kind": type(error).__name__, "message": str(error)})
         sys.exit(1)
 

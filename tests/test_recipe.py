@@ -62,7 +62,7 @@ def test_a_misspelt_judge_option_names_the_one_that_was_meant(tmp_path: Path) ->
 
 def test_a_key_that_is_like_none_lists_what_is_known(tmp_path: Path) -> None:
     message = refusal(tmp_path, {**SFT, "training": {"lora": {"rank": 8}}})
-    assert "unknown key `training.lora.rank`; known here: r, alpha, dropout, target_modules, quantize_4bit" in message
+    assert "unknown key `training.lora.rank`; known here: r, alpha, dropout, target_modules" in message
 
 
 def test_the_internal_folder_is_no_key(tmp_path: Path) -> None:
@@ -259,8 +259,7 @@ def test_changed_keys_name_every_leaf_that_differs() -> None:
     changed = resolved(sampling={"n": 3}, training={"lora": True}, evaluate=["words"])
     assert changed_keys(resolved(), changed) == [
         "sampling.n: 5 -> 3",
-        "training.lora: None -> {'r': 32, 'alpha': 64, 'dropout': 0.1, 'target_modules': 'all-linear', "
-        "'quantize_4bit': False}",
+        "training.lora: None -> {'r': 32, 'alpha': 64, 'dropout': 0.1, 'target_modules': 'all-linear'}",
         "evaluate: [] -> ['words']",
     ]
     assert changed_keys({"a": 1}, {"b": {"c": 2}}) == ["a: 1 -> None", "b: None -> {'c': 2}"]

@@ -96,10 +96,6 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}},
         TRAINS,
     ),
-    "training.lora.quantize_4bit": (
-        {"training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "quantize_4bit": True}}},
-        TRAINS,
-    ),
     "sft.learning_rate": ({"sft": {"learning_rate": 2e-3}}, {"sft"}),
     "sft.epochs": ({"sft": {"epochs": 2}}, {"sft"}),
     "sft.batch_size": ({"sft": {"batch_size": 2}}, {"sft"}),
@@ -128,7 +124,6 @@ CHANGES_NO_KEY: dict[str, dict[str, Any]] = {
     "gates.sampler_agrees": {"gates": {"sampler_agrees": 0.5}},
     "gates.max_missing": {"gates": {"max_missing": 0.1}},
     "gates.max_ties": {"gates": {"max_ties": 0.1}},
-    "gates.max_position_flips": {"gates": {"max_position_flips": 0.1}},
     "gates.max_truncated": {"gates": {"max_truncated": 0.1}},
     "gates.max_duplicates": {"gates": {"max_duplicates": 0.1}},
     "gates.max_length_growth": {"gates": {"max_length_growth": 2}},
@@ -174,6 +169,9 @@ class Captured(Exception):
 class NoEvents:
     def emit(self, event: str, id: str, **fields: Any) -> None:
         return
+
+    def adopt_inputs(self, inputs: dict[str, str]) -> list[str]:
+        return []
 
 
 def silent() -> Progress:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import Artefact, Store, write_rows
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.policy import MODELS, Policy, adapter_digest, resolve_policy, weights_digest
+from selfimprove.policy import MODELS, Policy, model_digest, resolve_policy
 from selfimprove.recipe import Lora
 from selfimprove.reporting.terminal import Progress
 from selfimprove.scoring import Group, summed_log_probs
@@ -355,7 +355,7 @@ def test_a_resumed_training_gives_the_digest_of_an_undisturbed_one(
     told: list[int] = []
     WORK[step](broken, task, told.append)
     assert told == [4, 1, 1]  # from step 4 of 6
-    assert adapter_digest(broken / "policy") == adapter_digest(whole / "policy")
+    assert model_digest(broken / "policy") == model_digest(whole / "policy")
     assert [row["step"] for row in read_history(broken)] == [1, 2, 3, 4, 5, 6]
     assert [row["loss"] for row in read_history(broken)] == [row["loss"] for row in read_history(whole)]
 
@@ -450,7 +450,7 @@ def test_full_weights_make_a_round_trip(tiny_policy: Policy, tmp_path: Path) -> 
     assert opened.dtype == torch.float32
     torch.testing.assert_close(logits(opened), pool_logits(first))
     assert (pool_logits(first) - pool_logits(tiny_policy)).abs().max() > 1e-3
-    assert first.base_digest == weights_digest(Path(first.base)) != tiny_policy.base_digest
+    assert first.base_digest == model_digest(Path(first.base)) != tiny_policy.base_digest
     assert resolve_policy(first.base).digest == first.digest
     rows = pair_rows(first, 8)
     step = run(tmp_path, request("dpo", first, rows, lora=None, learning_rate=1e-3))

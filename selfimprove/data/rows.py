@@ -23,6 +23,7 @@ class RenderedPrompt:
     text: str
     answer: str | None = None
     group: str | None = None
+    messages: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Evaluator:
                 "in one of the suites' files (`development` counts too)"
             )
         self.outcomes: dict[str, list[Outcome]] = {suite.name: [] for suite, _ in self.suites}
+        self.before_rounds: dict[str, list[Outcome]] = {suite.name: [] for suite, _ in self.suites}
 
     def texts(self) -> list[str]:
         """The prompts of every suite, also those beyond the limit, for the leak gate."""
@@ -75,15 +76,16 @@ class Evaluator:
             "paired": self._paired(suite.name, outcome),
         }
         self.outcomes[suite.name].append(outcome)
+        if round == 0:
+            self.before_rounds[suite.name].append(outcome)
         self.loop.events.emit("evaluation", f"{suite.name}|{policy.name}|{policy.digest[:16]}|{round}", **figures)
         return figures
 
     def _paired(self, suite: str, outcome: Outcome) -> dict[str, Any] | None:
-        """The change against M1 (the model before the rounds), for M1 itself against M0."""
-        earlier = {one.policy.name: one for one in self.outcomes[suite]}
-        against = earlier.get("M1") or earlier.get("M0")
-        if against is None:
+        """The change against the model before the rounds (M1 after an SFT), for that one against M0."""
+        if not self.before_rounds[suite]:
             return None
+        against = self.before_rounds[suite][-1]
         difference, low, high = paired_difference(against.right, outcome.right)
         return {"against": against.policy.name, "difference": difference, "low": low, "high": high}
 

@@ -45,10 +45,11 @@ def cream(loop: Loop) -> Policy:
             before = _first_second_ranking(loop, responses, initial, sft_middle)
 
         agreement = {  # d. C_j per prompt, and C
-            prompt.id: consistency(ranking[prompt.id], before[prompt.id], options.measure) if before else 1.0
+            prompt.id: consistency(ranking[prompt.id], before[prompt.id], options.measure)
             for prompt, _ in responses
+            if before
         }
-        mean = loop.mean_consistency(agreement)
+        mean = loop.mean_consistency(agreement) if before else 1.0
         pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)  # e.
 
         if options.weight == "avg":
@@ -60,11 +61,12 @@ def cream(loop: Loop) -> Policy:
         if options.floor:  # C_lambda >= 1/2 in theory; at 1/2 there is nothing to learn
             skipped["consistency at or below the floor of 0.5"] = sum(pair.confidence <= 0.5 for pair in pairs)
             pairs = [pair for pair in pairs if pair.confidence > 0.5]
-        loop.check_consistency(round, options, mean, agreement)
+        if before:
+            loop.check_consistency(round, options, mean, agreement)
 
         # f. theta_{t+1}, with theta_t as the loss reference: its log-probs are the scores made above
         trained = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement or None)
         if trained.digest != policy.digest:  # kept by the floor, theta_t is not its own predecessor: C would be 1
             policy, previous = trained, policy
         loop.evaluate(policy, round)

@@ -18,4 +18,4 @@ def dpo(loop: Loop) -> Policy:
     pairs = loop.data.pairs
     policy = loop.dpo(base, pairs, reference=loop.log_probs(responses_of(pairs), base))
     loop.evaluate(policy)
-    return policy
+    return loop.kept(policy)

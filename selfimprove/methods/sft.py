@@ -16,4 +16,4 @@ def sft(loop: Loop) -> Policy:
     loop.evaluate(base)
     policy = loop.sft(base)
     loop.evaluate(policy)
-    return policy
+    return loop.kept(policy)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from selfimprove.artefacts import write_json
 from selfimprove.errors import InputError, RunFailed
 
 Event = dict[str, Any]
@@ -46,6 +48,22 @@ class EventLog:
         except OSError as error:
             raise RunFailed(f"cannot write {self.path}: {error.strerror or error}") from error
         self._written.add((event, id))
+
+    def adopt_inputs(self, inputs: dict[str, str]) -> list[str]:
+        """Keeps the digests of a run's inputs beside its events; names those that changed since the last start.
+
+        On a change the old events are set aside, so that a report never mixes results of two sets of inputs.
+        """
+        kept = self.path.with_name("inputs.json")
+        old = json.loads(kept.read_text()) if kept.is_file() else inputs
+        changed = [name for name in inputs if old.get(name) != inputs[name]]
+        if changed:
+            self._file.close()
+            self.path.rename(self.path.with_name(f"metrics-until-{time.time_ns()}.jsonl"))
+            self._file, self._written = self.path.open("ab"), set()
+        if changed or not kept.is_file():
+            write_json(kept, inputs)
+        return changed
 
     def close(self) -> None:
         """Closes the file; every emitted line is there already."""

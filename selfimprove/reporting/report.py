@@ -71,7 +71,7 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     source = resources.files("selfimprove.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
-    run = next(iter(of_kind(events, "run")), {})
+    run = next(reversed(of_kind(events, "run")), {})
     gates = [_gate(event) for event in of_kind(events, "gate")]
     recipe = run.get("recipe")
     return environment.from_string(source).render(

@@ -23,13 +23,12 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.policy import Policy, adapter_digest, load_base, pick_device, weights_digest
+from selfimprove.gates import dpo_start
+from selfimprove.policy import Policy, load_base, model_digest, pick_device
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 
 Advance = Callable[[int], None]
 _WHOLE = "whole"  # marks a checkpoint that was written to its end
-# Margins below it are rounding: scorer and trainer differ by about 1e-5 nats in fp32, times a beta of 0.1.
-_NO_MARGIN = 1e-5
 
 
 class _Checkpoints(TrainerCallback):
@@ -40,6 +39,7 @@ class _Checkpoints(TrainerCallback):
         self.trainer: Any = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()  # every rank writes a part of a checkpoint
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sync_tree(checkpoint)
@@ -137,7 +137,8 @@ def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed:
     half = options["dtype"] == "bfloat16"
     # Full weights keep fp32 masters under bf16 autocast; a frozen base can be bf16 itself.
     dtype = torch.bfloat16 if half and lora else torch.float32
-    model = load_base(policy, dtype, device, quantize_4bit=bool(lora and lora["quantize_4bit"]))
+    # With several processes the trainer places each one's copy on its own device.
+    model = load_base(policy, dtype, device if _world_size() == 1 else "cpu")
     set_seed(seed)
     if policy.adapter is not None:
         from peft import PeftModel
@@ -145,11 +146,12 @@ def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed:
         model = PeftModel.from_pretrained(model, policy.adapter, is_trainable=bool(lora))
         if not lora:
             return model.merge_and_unload().requires_grad_(True)  # PEFT froze the base
-        found = model.peft_config["default"].r
-        if found != lora["r"]:
-            raise InputError(
-                f"training.lora.r: {lora['r']}, but the adapter to go on with has r = {found} ({policy.adapter})"
-            )
+        for key, name in (("r", "r"), ("alpha", "lora_alpha")):
+            found = getattr(model.peft_config["default"], name)
+            if found != lora[key]:
+                raise InputError(
+                    f"training.lora.{key}: {lora[key]}, but the adapter to go on with has {found} ({policy.adapter})"
+                )
         return model
     if not lora:
         return model
@@ -230,6 +232,10 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     total = optimizer_steps(len(rows), options["batch_size"], options["epochs"])
     keep_at = options.get("keep_at")
     middle = {max(1, round(total * keep_at)): "policy-middle"} if keep_at else {}
+    if total in middle:
+        raise InputError(
+            f"the SFT has only {total} optimizer step, so it has no middle; use cream.first_round=none or more examples"
+        )
     _train(trainer, folder, _Checkpoints(folder, middle, advance))
 
 
@@ -251,6 +257,7 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
         args=DPOConfig(
             **_arguments(task, folder, len(rows), device, processes),
             beta=options["beta"],
+            disable_dropout=True,  # TRL's default, said here: the policy must be its own reference at step 0
             precompute_ref_log_probs=True,  # "do not load a reference model": its log-probs come with the pairs
         ),
         train_dataset=data,
@@ -259,37 +266,26 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     )
     if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
-    if task["execution"]["gate_dpo_start"]:
-        tolerance = 2e-2 if options["dtype"] == "bfloat16" else 1e-3
-        trainer.add_callback(_FirstLoss(trainer, options["reference_is_start"], tolerance, folder))
+    trainer.add_callback(_FirstLoss(trainer, task, folder))
     _train(trainer, folder, _Checkpoints(folder, {}, advance))
 
 
 class _FirstLoss(TrainerCallback):
-    """Gate: at step 0 the loss is ln 2 exactly when the policy is its own loss reference."""
+    """Writes down the first batch, and stops a training whose reference is not the one it should be."""
 
-    def __init__(self, trainer: Any, reference_is_start: bool, tolerance: float, folder: Path) -> None:
-        self.trainer, self.same, self.tolerance, self.folder = trainer, reference_is_start, tolerance, folder
+    def __init__(self, trainer: Any, task: dict[str, Any], folder: Path) -> None:
+        self.trainer, self.task, self.folder = trainer, task, folder
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         first = self.trainer.first_batch
         if first is None or first["step"] > 0 or state.global_step > 1:
             return
-        gap = abs(first["loss"] - math.log(2))
+        options = self.task["options"]
         if state.is_world_process_zero:
-            write_json(self.folder / "first-batch.json", {**first, "reference_is_start": self.same})
-        if self.same and gap > self.tolerance:
-            raise GateError(
-                f"gate dpo_start: the first loss is {first['loss']:.5f}, not ln 2 = 0.69315 (within {self.tolerance}), "
-                "although the policy is its own loss reference: the reference log-probs are of another model, other "
-                f"tokens or another template. Look at the pairs in {self.folder}"
-            )
-        if not self.same and first["mean_abs_margin"] < _NO_MARGIN:
-            raise GateError(
-                f"gate dpo_start: every margin of the first batch is 0 (below {_NO_MARGIN}) although the loss "
-                "reference is another model than the policy: the reference log-probs are the policy's own. Look at "
-                f"the pairs in {self.folder}"
-            )
+            write_json(self.folder / "first-batch.json", first)
+        verdict = dpo_start(first, options["reference_is_start"], options["dtype"])
+        if not verdict.passed and self.task["execution"]["gate_dpo_start"]:
+            raise GateError(f"gate dpo_start: {verdict.message}. Look at the pairs in {self.folder}")
 
 
 def fresh_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
@@ -309,10 +305,9 @@ def made_policy(start: Policy, artefact: Artefact, name: str, middle: bool = Fal
     made = artefact.folder / ("policy-middle" if middle else "policy")
     if middle:
         artefact.verify()
+    digest = model_digest(made) if middle else artefact.digest
     if (made / "adapter_config.json").is_file():
-        digest = adapter_digest(made) if middle else artefact.digest
         return replace(start, name=name, adapter=str(made), adapter_digest=digest)
-    digest = weights_digest(made) if middle else artefact.digest
     return replace(start, name=name, base=str(made), base_digest=digest, adapter=None, adapter_digest=None)
 
 
