@@ -245,7 +245,7 @@ class Loop(Record):
                 "prompt_id": prompt.id,
                 "index": response.index,
                 "text": response.text,
-                "messages": list(prompt.messages),
+                "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
             }
             for prompt, its_responses in responses
             for response in its_responses

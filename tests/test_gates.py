@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,12 +248,23 @@ def test_sampler_agrees_gate_takes_its_bound_from_the_recipe(tiny_recipe: MakeRe
         go(tiny_recipe("srlm", evaluate=[], gates={"sampler_agrees": 1e-15}))
 
 
-def test_dpo_start_gate_is_off_when_it_is_disabled(tiny_recipe: MakeRecipe) -> None:
+def test_dpo_start_gate_stops_no_training_when_it_is_disabled_and_still_reports(tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe("dpo", evaluate=[], gates={"disabled": ["dpo_start"]})
     go(recipe)
     (made,) = [step for step in Store(Path(recipe.output) / "steps").all() if step.manifest["step"] == "dpo"]
     assert made.manifest["execution"]["gate_dpo_start"] is False
-    assert not (made.folder / "first-batch.json").exists()
+    assert (made.folder / "first-batch.json").exists()
+    lines = (Path(recipe.output) / "metrics.jsonl").read_text().splitlines()
+    assert "dpo_start" in [event.get("gate") for event in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "margin", "same", "passed"),
+    [(0.6931, 0.0, True, True), (0.70, 0.1, True, False), (0.9, 0.4, False, True), (0.6931, 1e-7, False, False)],
+)
+def test_dpo_start_gate_knows_a_wrong_reference(loss: float, margin: float, same: bool, passed: bool) -> None:
+    verdict = gates.dpo_start({"loss": loss, "mean_abs_margin": margin}, same, "float32")
+    assert verdict.passed is passed
 
 
 def first_word_only(prompt: str, answer: str, reference: str | None) -> float | None:

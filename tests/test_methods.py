@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
@@ -201,8 +202,10 @@ def test_cream_first_round_ranks_by_what_the_option_says(tiny_recipe: MakeRecipe
             expected.append(consistency(ranking, [log_prob / tokens for log_prob, tokens in base[id]]))
         elif first_round == "sft_middle":
             expected.append(consistency(ranking, [a - b for (a, _), (b, _) in zip(middle[id], base[id], strict=True)]))
-        else:
-            expected.append(1.0)
+    if first_round == "none":
+        (dpo,) = steps_of(recipe, "dpo")
+        assert event["consistency"] is None and {row["confidence"] for row in pair_rows(dpo)} == {1.0}
+        return
     assert event["consistency"]["values"] == pytest.approx([value for value in expected if value is not None])
     mean = sum(event["consistency"]["values"]) / len(event["consistency"]["values"])
     (dpo,) = steps_of(recipe, "dpo")
@@ -582,3 +585,25 @@ def test_a_judge_that_cannot_be_had_is_said_before_anything_is_trained(tiny_reci
         with pytest.raises(InputError, match=r"nowhere:judge|no-such-rubric"):
             run(recipe)
         assert not (Path(recipe.output) / "steps").exists()
+
+
+def test_changed_data_are_said_and_no_old_figures_are_reported(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+    recipe = tiny_recipe("sft")
+    first = go(recipe)
+    rows = (tiny_data / "seed.jsonl").read_text().splitlines()
+    (tiny_data / "seed.jsonl").write_text("\n".join(rows[:-2]) + "\n")
+    second = go(recipe)
+    assert second.policy.digest != first.policy.digest
+    assert [event["digest"] for event in events_of(second, "done")] == [second.policy.digest]
+    assert len(list(first.folder.glob("metrics-until-*.jsonl"))) == 1
+    third = go(recipe)
+    assert third.events == second.events
+
+
+def test_a_model_with_another_configuration_has_another_digest(tiny_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    assert resolve_policy(str(copy)).digest == resolve_policy(str(tiny_model)).digest
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
+    assert resolve_policy(str(copy)).digest != resolve_policy(str(tiny_model)).digest

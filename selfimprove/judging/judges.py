@@ -63,8 +63,10 @@ def check_judge(judge: JudgeOptions, search: Sequence[Path]) -> None:
         _user_function(str(judge.function))
     if judge.kind == "rubric":
         load_rubric(str(judge.rubric), search)
-    if judge.model and resolve_policy(judge.model, "judge").adapter and judge.kind == "reward_model":
-        raise InputError(f"iterative_dpo.judge.model: {judge.model} is an adapter; merge it into its base first")
+    if judge.model and judge.kind in ("rubric", "reward_model"):
+        reader = resolve_policy(judge.model, "judge")
+        if reader.adapter and judge.kind == "reward_model":
+            raise InputError(f"iterative_dpo.judge.model: {judge.model} is an adapter; merge it into its base first")
 
 
 def _exact_match(prompt: RenderedPrompt, response: Response) -> Verdict:
