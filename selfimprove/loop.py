@@ -10,13 +10,14 @@ from typing import Any
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
 from selfimprove.chat import stop_ids
-from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses, Scores
+from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
+from selfimprove.judging.functions import Verdict
 from selfimprove.judging.judges import check_judge
 from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_device, resolve_policy
-from selfimprove.recipe import Recipe
+from selfimprove.recipe import JudgeOptions, Recipe
 from selfimprove.record import Record, Round
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
@@ -238,33 +239,41 @@ class Loop(Record):
         self._last_margins = margins(pairs, after, reference, self.recipe.training.beta)
         return trained
 
-    def reward_model_scores(self, responses: Responses, model: str) -> Scores:
-        """Scores of a sequence classifier, as a durable step."""
+    def judged(self, responses: Responses, judge: JudgeOptions) -> dict[str, list[Verdict]]:
+        """Verdicts of a `reward_model` or a `function` on every response, as a durable step."""
         texts = [
             {
                 "prompt_id": prompt.id,
                 "index": response.index,
+                "prompt": prompt.text,
                 "text": response.text,
+                "answer": prompt.answer,
                 "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
             }
             for prompt, its_responses in responses
             for response in its_responses
         ]
+        options: dict[str, Any] = {"dtype": self.dtype}
+        policies = {}
+        if judge.kind == "reward_model":
+            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
+        else:
+            options = {"function": judge.function, "version": judge.version}
         artefact = self.step(
             StepRequest(
-                step="reward_model",
-                label=f"reward model {Path(model).name}",
-                options={"dtype": self.dtype},
+                step=judge.kind,
+                label=f"judge {Path(str(judge.model or judge.function)).name}",
+                options=options,
                 inputs={"texts": texts},
-                policies={"reward_model": resolve_policy(model, "reward model", self.recipe.trust_remote_code)},
+                policies=policies,
                 seed=0,
                 execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
             )
         )
-        scores: dict[str, list[float | None]] = {}
+        verdicts: dict[str, list[Verdict]] = {}
         for row in artefact.rows():
-            scores.setdefault(row["prompt_id"], []).append(row["score"])
-        return scores
+            verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
+        return verdicts
 
     def ask(self, policy: Policy, questions: Mapping[str, str], new_tokens: int, label: str) -> dict[str, str]:
         """Greedy answers to questions by id; one that does not fit the context is answered by an empty text."""

@@ -117,7 +117,8 @@ class Cream(Strict):
 
 
 class JudgeOptions(Strict):
-    """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`."""
+    """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`. Raise `version` when your function's code
+    changes: what it judged before is then judged again."""
 
     kind: Literal[
         "implicit_reward",
@@ -132,6 +133,7 @@ class JudgeOptions(Strict):
     model: str | None = None
     rubric: str | None = None
     function: str | None = None
+    version: int = 1
 
     @model_validator(mode="after")
     def _needs(self) -> Self:

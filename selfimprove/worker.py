@@ -147,10 +147,28 @@ def _reward_model(folder: Path, task: dict[str, Any], shard: int, advance: Advan
     write_rows(
         folder / f"rows-{shard:05d}.arrow",
         [
-            {"prompt_id": row["prompt_id"], "index": row["index"], "score": score}
+            {
+                "prompt_id": row["prompt_id"],
+                "index": row["index"],
+                "score": score if math.isfinite(score) else None,
+                "missing": None if math.isfinite(score) else "the reward model's score is not finite",
+            }
             for row, score in zip(rows, scores, strict=True)
         ],
     )
+
+
+def _function(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.functions import function_verdict, load_function
+
+    function = load_function(task["options"]["function"])
+    groups = _by_prompt(read_rows(folder / "inputs" / "texts.arrow"))
+    rows = []
+    for row in [row for group in shard_of(groups, shard, task["shard_groups"]) for row in group]:
+        score, missing = function_verdict(function, row["prompt"], row["text"], row["answer"])
+        rows.append({"prompt_id": row["prompt_id"], "index": row["index"], "score": score, "missing": missing})
+        advance(1)
+    write_rows(folder / f"rows-{shard:05d}.arrow", rows)
 
 
 def _by_prompt(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -178,6 +196,7 @@ STEPS = {
     "sample": StepKind(1, _sample, "prompts", 32, "responses"),
     "log_probs": StepKind(1, _log_probs, "responses", 64, "responses"),
     "reward_model": StepKind(1, _reward_model, "texts", 64, "responses"),
+    "function": StepKind(1, _function, "texts", 8, "responses"),
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
 }

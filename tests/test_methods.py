@@ -391,6 +391,23 @@ def test_oxen_unparsable_judgement_is_missing_not_a_low_score(make_loop: Callabl
     assert (pair.chosen.text, pair.rejected.text) == ("number", "true")
 
 
+def counted_judge(prompt: str, response: str, answer: str | None) -> float:
+    COUNTED.append(response)
+    return float(len(response))
+
+
+COUNTED: list[str] = []
+
+
+def test_a_judge_function_is_not_asked_again_for_what_it_judged(make_loop: Callable[..., Loop]) -> None:
+    COUNTED.clear()
+    loop, responses = make_loop(), joined(texts("a", "x", "yes"), texts("b", "dog", "cats"))
+    judge = {"kind": "function", "function": "test_methods:counted_judge"}
+    first = judged(loop, responses, **judge)
+    assert judged(loop, responses, **judge) == first and len(COUNTED) == 4
+    assert judged(loop, responses, **judge, version=2) == first and len(COUNTED) == 8
+
+
 def test_a_judge_function_that_is_not_there_is_an_input_error(make_loop: Callable[..., Loop]) -> None:
     for name in ("test_methods:nothing", "no_such_module:judge", "test_methods"):
         with pytest.raises(InputError, match="cannot be imported"):

@@ -277,3 +277,13 @@ def test_a_shipped_recipe_loads_and_is_short(path: Path) -> None:
 
 def test_shipped_recipes_are_known_by_name() -> None:
     assert list(shipped_recipes().values()) == SHIPPED
+
+
+def test_the_accelerate_files_that_recipes_name_are_shipped() -> None:
+    for path in shipped_recipes().values():
+        recipe = load_recipe(path)
+        if recipe.training.accelerate:
+            found = next(
+                p for folder in recipe.search_folders() if (p := folder / recipe.training.accelerate).is_file()
+            )
+            assert yaml.safe_load(found.read_text())["num_processes"] == recipe.training.processes

@@ -36,7 +36,7 @@ from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop import Loop
 from selfimprove.policy import MODELS, ModelPool, Policy, resolve_policy
-from selfimprove.recipe import Lora, Optimisation, Recipe, Sampling, Sft, Training, _model_of
+from selfimprove.recipe import JudgeOptions, Lora, Optimisation, Recipe, Sampling, Sft, Training, _model_of
 from selfimprove.reporting.terminal import Progress
 from selfimprove.steps import StepRequest, run_step
 from selfimprove.worker import STEPS, worker
@@ -87,7 +87,7 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "training.max_grad_norm": ({"training": {"max_grad_norm": 0.2}}, TRAINS),
     "training.scheduler": ({"training": {"scheduler": "linear"}}, TRAINS),
     "training.beta": ({"training": {"beta": 0.2}}, {"dpo"}),
-    "training.dtype": ({"training": {"dtype": "bfloat16"}}, set(STEPS)),
+    "training.dtype": ({"training": {"dtype": "bfloat16"}}, set(STEPS) - {"function"}),
     "training.lora": ({"training": {"lora": None}}, TRAINS),
     "training.lora.r": ({"training": {"lora": {"r": 5, "alpha": 8, "dropout": 0.0}}}, TRAINS),
     "training.lora.alpha": ({"training": {"lora": {"r": 4, "alpha": 9, "dropout": 0.0}}}, TRAINS),
@@ -147,6 +147,7 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "cream.floor": {"cream": {"floor": True}},
     "iterative_dpo.judge": JUDGE,
     "iterative_dpo.judge.kind": JUDGE,
+    "iterative_dpo.judge.version": {"iterative_dpo": {"judge": {"kind": "majority", "version": 2}}},
     "iterative_dpo.judge.model": {"iterative_dpo": {"judge": {"kind": "majority", "model": "x"}}},
     "iterative_dpo.judge.rubric": {"iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points"}}},
     "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "operator:eq"}}},
@@ -214,7 +215,7 @@ def requests_of(
         calls: dict[str, Callable[[], object]] = {
             "sample": lambda: loop.sample(base, PROMPTS),
             "log_probs": lambda: loop.log_probs(RESPONSES, base),
-            "reward_model": lambda: loop.reward_model_scores(RESPONSES, str(tiny_model)),
+            "reward_model": lambda: loop.judged(RESPONSES, JudgeOptions(kind="reward_model", model=str(tiny_model))),
             "sft": lambda: loop.sft(base),
             "dpo": lambda: loop.dpo(base, PAIRS, SCORED),
         }
@@ -660,6 +661,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.chat:_closing",
         "selfimprove.policy:pick_dtype",
     ),
+    "function": ("selfimprove.worker:_function", "selfimprove.judging.functions"),
     "sft": (
         "selfimprove.worker:_sft",
         "selfimprove.training.stages:train_sft",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
 from selfimprove.judging.rubric import load_rubric
@@ -20,9 +19,6 @@ from selfimprove.recipe import JudgeOptions
 
 if TYPE_CHECKING:
     from selfimprove.loop import Loop
-
-# (score, None), or (None, why it is missing)
-Verdict = tuple[float | None, str | None]
 
 
 def judge_responses(
@@ -42,16 +38,16 @@ def judge_responses(
         return mean_log_likelihood(responses, loop.log_probs(responses, policy)), {}
     if judge.kind == "random":
         return random_scores(responses, loop.recipe.seed), {}
-    if judge.kind == "reward_model":
-        return loop.reward_model_scores(responses, str(judge.model)), {}
-    if judge.kind == "rubric":
+    if judge.kind in ("reward_model", "function"):
+        verdicts = loop.judged(responses, judge)
+    elif judge.kind == "rubric":
         verdicts = _rubric_verdicts(loop, judge, responses, policy)
     elif judge.kind == "majority":
         verdicts = {prompt.id: _majority(its_responses) for prompt, its_responses in responses}
     else:
-        score = _exact_match if judge.kind == "exact_match" else _user_function(str(judge.function))
         verdicts = {
-            prompt.id: [score(prompt, response) for response in its_responses] for prompt, its_responses in responses
+            prompt.id: [_exact_match(prompt, response) for response in its_responses]
+            for prompt, its_responses in responses
         }
     missing = Counter(why for row in verdicts.values() for _, why in row if why)
     return {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}, dict(missing)
@@ -60,7 +56,7 @@ def judge_responses(
 def check_judge(judge: JudgeOptions, search: Sequence[Path]) -> None:
     """Finds what the judge needs before anything is trained; `InputError` where it is not to be had."""
     if judge.kind == "function":
-        _user_function(str(judge.function))
+        load_function(str(judge.function))
     if judge.kind == "rubric":
         load_rubric(str(judge.rubric), search)
     if judge.model and judge.kind in ("rubric", "reward_model"):
@@ -80,31 +76,6 @@ def _majority(responses: Sequence[Response]) -> list[Verdict]:
     texts = [normalized(r.text, ("lower", "strip", "final_period")) for r in responses]
     votes = Counter(texts)
     return [(votes[text] / len(texts), None) for text in texts]
-
-
-def _user_function(name: str) -> Callable[[RenderedPrompt, Response], Verdict]:
-    module, colon, attribute = name.partition(":")
-    try:
-        if not colon:
-            raise ImportError("expected module:function")
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"iterative_dpo.judge.function: {name!r} cannot be imported: {error}") from error
-
-    def score(prompt: RenderedPrompt, response: Response) -> Verdict:
-        try:
-            value = function(prompt.text, response.text, prompt.answer)
-        except Exception as error:  # the user's code may raise anything; its failure is not the response's
-            return None, f"the function raised {type(error).__name__}"
-        if value is None:
-            return None, "the function returned None"
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return None, f"the function returned {type(value).__name__}, not a number"
-        return (number, None) if math.isfinite(number) else (None, "the function's score is not finite")
-
-    return score
 
 
 def _rubric_verdicts(loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy) -> dict[str, list[Verdict]]:
