@@ -77,7 +77,8 @@ def _quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _free_models() -> Any:
     yield
-    MODELS.free()
+    if MODELS._model is not None:  # collecting garbage takes longer than most tests
+        MODELS.free()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,29 +20,11 @@ import yaml
 from selfimprove import builtin, cli
 from selfimprove.artefacts import file_digest
 from selfimprove.errors import RunFailed
-from selfimprove.policy import MODELS
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.events import read_events
 
 MakeRecipe = Callable[..., Recipe]
 LONG = "word " * 200  # about a thousand tokens, one a byte; the tiny model has 512 positions
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On tensors this small a second thread costs three times what it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _free_models() -> Iterator[None]:
-    """As in conftest.py, but only where a model was loaded."""
-    yield
-    if MODELS._model is not None:
-        MODELS.free()
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Resp
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop import Loop
-from selfimprove.policy import MODELS, ModelPool, Policy, resolve_policy
+from selfimprove.policy import ModelPool, Policy, resolve_policy
 from selfimprove.recipe import JudgeOptions, Lora, Optimisation, Recipe, Sampling, Sft, Training, _model_of
 from selfimprove.reporting.terminal import Progress
 from selfimprove.steps import StepRequest, run_step
@@ -43,23 +43,6 @@ from selfimprove.worker import STEPS, worker
 
 GOLDEN = Path(__file__).parent / "golden" / "step_sources.json"
 MakeRecipe = Callable[..., Recipe]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On tensors this small a second thread costs three times what it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _free_models() -> Iterator[None]:
-    """As in conftest.py, but only where a model was loaded: collecting garbage takes longer than most tests here."""
-    yield
-    if MODELS._model is not None:
-        MODELS.free()
 
 
 # ---- which options of the recipe are in which steps' keys
