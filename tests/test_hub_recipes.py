@@ -1,0 +1,121 @@
+"""The recipes for models of the hub, which is out of reach here: checked for form, and run on a tiny model with rows in
+the columns that the hub's data sets have."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from rich.console import Console
+
+from selfimprove import load_recipe, run
+from selfimprove.builtin import BUILTINS
+from selfimprove.checking import check_recipe
+from selfimprove.data.sources import load_examples, load_prompts
+from selfimprove.errors import InputError
+from selfimprove.recipe import Recipe
+from selfimprove.reporting.terminal import Progress
+from selfimprove.shipped import shipped_recipes
+
+HUB = {name: path for name, path in shipped_recipes().items() if load_recipe(path).model not in BUILTINS}
+WORDS = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
+CHOICES = {"text": ["one", "two", "three"], "label": ["A", "B", "C"]}
+# Data set (and configuration): a row of it, with the columns it has on the hub.
+ROWS: dict[str, Any] = {
+    "HuggingFaceH4/oasst1_en": lambda word: {
+        "messages": [{"role": "user", "content": f"Say {word}."}, {"role": "assistant", "content": word}]
+    },
+    "openai/gsm8k": lambda word: {"question": f"How many {word}s?", "answer": "2 + 2 = 4\n#### 4"},
+    "allenai/ai2_arc": lambda word: {
+        "id": f"A_{word}", "question": f"Which {word}?", "choices": CHOICES, "answerKey": "B"
+    },
+    "allenai/openbookqa": lambda word: {
+        "id": f"O_{word}", "question_stem": f"What is a {word}?", "choices": CHOICES, "answerKey": "C"
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, config: str | None, split: str, revision: str | None) -> list[dict[str, Any]]:
+        # Two configurations of one data set have questions of their own.
+        return [ROWS[name](f"{word} {config or ''}".strip()) for word in WORDS]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def small(name: str, model: Path, output: Path, *more: str) -> Recipe:
+    """A hub recipe on the tiny model: one round of 8 prompts, short answers, one process. The gates that a random model
+    cannot hold only report."""
+    recipe = load_recipe(name)
+    overrides = ["training.batch_size=4", "training.checkpoint_steps=50", "evaluate_limit=2"]
+    overrides += ["gates.disabled=[consistency, degeneration, judge_health]"]
+    overrides += ["sampling.backend=transformers"]  # vLLM has no attention for heads as small
+    if recipe.method != "sft":
+        overrides += ["rounds=1", "data.prompts_per_round=8", "sampling.max_new_tokens=6", "sft.learning_rate=1e-3"]
+    if recipe.training.accelerate:
+        overrides += ["training.accelerate=null", "training.processes=1"]
+    overrides += [f"model={model}", f"output={output}", "training.learning_rate=1e-3", "training.max_length=500"]
+    return load_recipe(name, [*overrides, *more])
+
+
+def test_both_model_families_are_there() -> None:
+    assert {name.split("/")[0] for name in HUB} == {
+        "llama-3-8b-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-7b-instruct"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_hub_recipe_runs_on_a_tiny_model(name: str, hub: None, tiny_model: Path, tmp_path: Path) -> None:
+    # A random model is never right by exact match, which would leave no pair.
+    judge = ["iterative_dpo.judge.kind=random"] if load_recipe(name).method == "iterative_dpo" else []
+    recipe = small(name, tiny_model, tmp_path / "run", *judge)
+    result = run(recipe, Progress(Console(file=io.StringIO())))
+    stages = [event["stage"] for event in result.events if event["event"] == "training"]
+    assert stages == (["sft"] if recipe.method == "sft" else ["sft", "dpo"])
+    adapter = (result.policy_folder / "adapter_config.json").is_file()
+    assert adapter == (recipe.training.lora is not None)
+
+
+def test_the_verifier_of_the_qwen_recipe_has_an_answer_to_every_prompt(hub: None) -> None:
+    recipe = load_recipe("qwen2.5-0.5b-instruct/iterative-dpo")
+    assert recipe.data.seed and recipe.data.prompts
+    (source,) = recipe.data.prompts
+    prompts = load_prompts(source, [])
+    assert [prompt.answer for prompt in prompts] == ["B"] * len(WORDS)
+    assert "A. one\nB. two\nC. three\nAnswer with the letter" in prompts[0].messages[-1]["content"]
+    (source,) = recipe.data.seed
+    assert {example.response for example in load_examples(source, [])} == {"B"}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_check_without_the_hub_names_the_key(
+    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: Any, **options: Any) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    for recipe, key in (
+        (load_recipe(name, [f"output={tmp_path / 'run'}"]), "model: "),
+        (small(name, tiny_model, tmp_path / "run"), "data.seed: hub data set "),
+    ):
+        with pytest.raises(InputError, match=f"^{key}") as refused:
+            check_recipe(recipe, Console(file=io.StringIO()))
+        assert refused.value.exit_code == 2 and "Name or service not known" in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_ends_with_2_where_there_is_no_hub(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    command = [sys.executable, "-m", "selfimprove", "check", "qwen2.5-7b-instruct/cream-lora"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "error: model: 'Qwen/Qwen2.5-7B-Instruct' is not a local folder and could not be fetched" in done.stderr
