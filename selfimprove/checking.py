@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from selfimprove.artefacts import Store
 from selfimprove.builtin import BUILTINS, cache_folder
 from selfimprove.errors import InputError
 from selfimprove.recipe import Recipe
+from selfimprove.reporting.events import FILE_NAME, read_events
 from selfimprove.reporting.summary import duration
 from selfimprove.reporting.text import printable
 from selfimprove.run_folder import Run
@@ -38,6 +38,7 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     from selfimprove.loop import Loop
     from selfimprove.quiet import quiet_libraries
     from selfimprove.reporting.terminal import Progress
+    from selfimprove.training.accelerate_file import find_accelerate_file, missing_here, read_accelerate_file
     from selfimprove.training.stages import batch_split
 
     quiet_libraries()
@@ -49,6 +50,11 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     )
     if recipe.iterative_dpo.judge.function and recipe.method == "iterative_dpo":
         out.print(f"this recipe runs your code: {recipe.iterative_dpo.judge.function}", highlight=False)
+    if recipe.training.accelerate:
+        path = find_accelerate_file(recipe)
+        out.print(f"accelerate file: {path}", highlight=False, soft_wrap=True)
+        for problem in missing_here(read_accelerate_file(path), loop.device):
+            out.print(f"cannot run here: {problem}", style="red", highlight=False)
     for title, ids in _examples(loop):
         out.print(f"\n{title} ({len(ids)} tokens):", highlight=False)
         out.print(printable(loop.tokenizer.decode(ids)), soft_wrap=True, highlight=False)
@@ -70,19 +76,11 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
 
 
 def _estimate(loop: Any) -> Table:
-    """Tokens, time, memory and disk, from the model's size and a matrix product timed here. Upper bounds: every
+    """Tokens, time, memory and disk, from the model's shape and this machine's matrix products. Upper bounds: every
     response is taken to use all of sampling.max_new_tokens."""
-    import torch
-    from safetensors import safe_open
+    from selfimprove.floor import machine_speed, model_size
 
-    recipe, parameters = loop.recipe, 0
-    for path in Path(loop.base_policy.base).glob("*.safetensors"):
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                size = 1
-                for length in tensors.get_slice(name).get_shape():
-                    size *= length
-                parameters += size
+    recipe, base = loop.recipe, Path(loop.base_policy.base)
     new, n = recipe.sampling.max_new_tokens, recipe.sampling.n
     prompts = sum(len(p.prompt_ids) for group in loop.data.round_prompts for p in group)
     count = sum(len(group) for group in loop.data.round_prompts)
@@ -92,26 +90,63 @@ def _estimate(loop: Any) -> Table:
     scored = 3 * (prompts + sampled)
     trained = seed + recipe.training.epochs * 2 * (prompts + count * new)
     items = sum(len(items) for _, items in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
-    a = torch.randn(1024, 1024, device=loop.device, dtype=getattr(torch, loop.dtype))
-    seconds = []
-    for _ in range(8):
-        before = time.perf_counter()
-        (a @ a).sum().item()
-        seconds.append(time.perf_counter() - before)
-    speed = 2 * 1024**3 / min(seconds)
-    lora = recipe.training.lora is not None
-    work = 2 * parameters * (prompts + 2 * sampled + scored + 60 * items) + (4 if lora else 6) * parameters * trained
-    weight = 2 if loop.dtype == "bfloat16" else 4
-    memory = parameters * (weight if lora else 16) + 2**30
-    policies = (len(loop.data.round_prompts) + 2) * (0.03 if lora else 1) * parameters * 4
+    size, speed = model_size(str(base)), machine_speed(loop.dtype, loop.device)
+    passes = 2 if recipe.training.lora else 3
+    many = 2 * (size.body + size.head) * (prompts + scored + passes * trained)
+    few = 2 * (size.body + size.head) * (sampled + 60 * items)
+    seconds = many / speed.large + few / speed.decode
     table = Table("estimate", "at most", box=None, pad_edge=False)
-    table.add_row("parameters", f"{parameters / 1e6:,.0f} M")
     table.add_row("tokens sampled / scored / trained", f"{sampled:,.0f} / {scored:,.0f} / {trained:,.0f}")
-    table.add_row("time", f"{duration(work / speed * 2)} (at half of this machine's matrix speed)")
-    table.add_row("memory", f"{memory / 2**30:.1f} GB, plus activations")
-    free = shutil.disk_usage(_existing(Path(recipe.output))).free / 2**30
-    table.add_row("disk", f"{policies * 2 / 2**30 + 0.01:.2f} GB ({free:.0f} GB free)")
+    table.add_row("time", f"{duration(2 * seconds)} (at half of this machine's matrix speed)")
+    for row in _memory_and_disk(loop, base):
+        table.add_row(*row)
     return table
+
+
+def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
+    """Rows of the estimate by `selfimprove/estimate.py`; of an unknown model family, the free disk only."""
+    from selfimprove import estimate
+    from selfimprove.training.accelerate_file import find_accelerate_file, read_accelerate_file
+
+    recipe, data, gpu = loop.recipe, loop.data, loop.device != "cpu"
+    free = f"{shutil.disk_usage(_existing(Path(recipe.output))).free / estimate.GIB:.0f} GB free"
+    try:
+        shape = estimate.Shape.read(base)
+    except KeyError as missing:
+        return [("memory and disk", f"not known: {base / 'config.json'} has no {missing}; {free}")]
+    sharded = False
+    if recipe.training.accelerate:
+        config = read_accelerate_file(find_accelerate_file(recipe))
+        sharded = config.distributed_type.value in ("FSDP", "DEEPSPEED")
+    given = [(len(p.prompt.prompt_ids), len(a.ids)) for p in data.pairs for a in (p.chosen, p.rejected)]
+    prompts = [len(p.prompt_ids) for group in data.round_prompts for p in group] + [prompt for prompt, _ in given]
+    plan = estimate.plan_of(
+        recipe,
+        half=loop.dtype == "bfloat16",
+        gpu=gpu,
+        prompt=max(prompts, default=0),
+        response=max((response for _, response in given), default=None),
+        example=max((len(e["prompt_ids"]) + len(e["response_ids"]) for e in data.seed_examples), default=0),
+        sharded=sharded,
+    )
+    margin = 1.0 if gpu else estimate.CPU_MARGIN
+    peaks = {step: margin * memory.total for step, memory in estimate.peaks(shape, plan, recipe).items()}
+    most = max(peaks, key=lambda step: peaks[step])
+    each = " on each GPU" if gpu and plan.processes > 1 else ""
+    by_step = ", ".join(f"{step} {size / estimate.GIB:.1f}" for step, size in peaks.items())
+    disk = estimate.disk_of(shape, plan, recipe, len(data.round_prompts))
+    rows = [
+        ("parameters", f"{shape.parameters / 1e6:,.0f} M"),
+        ("memory", f"{peaks[most] / estimate.GIB:.1f} GB{each}, in step {most} ({by_step})"),
+        (
+            "disk",
+            f"{disk.kept / estimate.GIB:.2f} GB kept, {disk.while_training / estimate.GIB:.2f} GB more while it trains "
+            f"({free})",
+        ),
+    ]
+    if gpu and recipe.method != "evaluate":
+        rows.insert(2, ("main memory to load", f"{estimate.loading(shape, plan) / estimate.GIB:.1f} GB"))
+    return rows
 
 
 def _existing(path: Path) -> Path:
@@ -127,6 +162,9 @@ def print_status(folder: Path, verify: bool, out: Console) -> None:
     recipe = run.read_recipe()
     holder = run.holder()
     state = f"process {holder} is working on it" if holder else "no process is working on it"
+    metrics = read_events(folder / FILE_NAME) if holder and (folder / FILE_NAME).is_file() else []
+    if engines := [event["pid"] for event in metrics if event["event"] == "engine" and event.get("what") == "start"]:
+        state += f" (its vLLM engine: process {engines[-1]})"
     out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False, soft_wrap=True)
     store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
     table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
@@ -156,6 +194,10 @@ def print_doctor(out: Console) -> bool:
     """What is installed and what is missing, with the command that mends it; True if a run can work."""
     import torch
 
+    from selfimprove.policy import pick_device
+    from selfimprove.sampling import choose_backend
+    from selfimprove.sampling.vllm import installed
+
     table = Table("what", "found", "note", box=None, pad_edge=False)
     good = True
     for package in ("torch", "transformers", "trl", "peft", "accelerate", "datasets"):
@@ -167,9 +209,18 @@ def print_doctor(out: Console) -> bool:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no"
     table.add_row("python", platform.python_version(), "")
     table.add_row("GPU", gpu, "" if torch.cuda.is_available() else "runs use the CPU")
-    table.add_row("sampler: transformers", "works", "what sampling.backend=auto picks")
-    vllm = "installed" if find_spec("vllm") else "missing"
-    table.add_row("sampler: vllm", vllm, "this version of selfimprove has no vLLM sampler yet")
+    device = pick_device()
+    chosen, _ = choose_backend("auto", device)
+    vllm = installed(device)
+    picked = "what sampling.backend=auto picks here"
+    table.add_row("sampler: transformers", "works", picked if chosen == "transformers" else "")
+    if vllm.problem:
+        table.add_row("sampler: vllm", "broken" if vllm.version else "missing", vllm.problem)
+        good &= vllm.version is None  # not having it is fine
+    else:
+        table.add_row("sampler: vllm", f"{vllm.version} works", vllm.untested or picked)
+    client = find_spec("openai") is not None
+    table.add_row("sampler: openai", "works" if client else "missing", "" if client else "pip install openai")
     for builtin in BUILTINS.values():
         cached = list((cache_folder() / "models").glob(f"{builtin.name}-*/config.json"))
         table.add_row(

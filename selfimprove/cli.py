@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from selfimprove.errors import InputError, RunFailed, SelfImproveError
 from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
@@ -84,6 +84,7 @@ def evaluate(
     policy: Annotated[str, typer.Option(help="Built-in name, hub id, model or adapter folder, or runs/x[@M1].")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for its artefacts.")] = None,
+    backend: Annotated[str, typer.Option(help="Sampler: auto, vllm or transformers.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """Measure a policy on a suite; an interrupted evaluation goes on."""
@@ -95,6 +96,7 @@ def evaluate(
         "model": _policy_folder(policy),
         "output": str(folder),
         "evaluate": [suite],
+        "sampling": {"backend": backend},
     }
     resolved = make_recipe(values | ({"evaluate_limit": limit} if limit else {}), where="eval")
     from selfimprove.execute import run as execute
@@ -122,7 +124,7 @@ def ls() -> None:
     """List the shipped recipes and evaluation suites."""
     import yaml
 
-    recipes = Table("recipe", "method", "model", box=None, pad_edge=False)
+    recipes = Table(Column("recipe", no_wrap=True), "method", "model", box=None, pad_edge=False)
     for name, path in shipped_recipes().items():
         values = yaml.safe_load(path.read_text())
         recipes.add_row(name, values["method"], values["model"])

@@ -12,14 +12,17 @@ from selfimprove.artefacts import DamagedArtefact, Store
 from selfimprove.errors import RunFailed, SelfImproveError
 from selfimprove.loop import Loop
 from selfimprove.methods import find_method
-from selfimprove.policy import MODELS, Policy
+from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.events import EventLog, read_events
 from selfimprove.reporting.report import write_report
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_folder import Run
+from selfimprove.sampling import choose_backend, close_engine
 from selfimprove.steps import environment
+from selfimprove.training.accelerate_file import require_here
+from selfimprove.training.trackers import tracking
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,13 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     them. Raises `InputError` (nothing started) or `RunFailed` (finished steps are kept).
     """
     quiet_libraries()
+    if recipe.training.accelerate:
+        require_here(recipe, pick_device(recipe.device))
     progress = progress or Progress()
     folder = Path(recipe.output)
     place = Run(folder)
-    with place.locked():
+    with tracking(recipe.training.report_to, folder), place.locked():
+        recipe = _with_backend(recipe, place, progress)
         for change in place.adopt(recipe):
             progress.note(f"the recipe changed since this run was last started: {change}")
         started = time.monotonic()
@@ -69,6 +75,16 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     return Result(policy, folder, report, read_events(folder / "metrics.jsonl"))
 
 
+def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
+    """The recipe with `sampling.backend: auto` resolved, so that `recipe.yaml` says what a continued run must keep."""
+    before = place.read_recipe().get("sampling", {}).get("backend") if place.recipe_file.is_file() else None
+    before = before if before in ("vllm", "transformers", "openai") else None
+    backend, note = choose_backend(recipe.sampling.backend, pick_device(recipe.device), before)
+    if note:
+        progress.note(note)
+    return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"backend": backend})})
+
+
 def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
     """The method over the durable steps; started over where an artefact turns out to be damaged."""
     import torch
@@ -78,6 +94,7 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
     while True:
         try:
             loop = Loop(recipe, store, events, progress)
+            loop.check_server()
             events.emit(
                 "run",
                 loop.base_policy.digest,
@@ -105,6 +122,7 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
             ) from error
         finally:
             MODELS.free()
+            close_engine()
 
 
 def model_notes(policy: Policy) -> list[str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from selfimprove import gates
@@ -14,16 +18,18 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Resp
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
+from selfimprove.floor import step_floor
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.judges import check_judge
-from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_device, resolve_policy
+from selfimprove.policy import MODELS, Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
 from selfimprove.recipe import JudgeOptions, Recipe
 from selfimprove.record import Record, Round
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import RunData, context_tokens, responses_of, seed_responses
-from selfimprove.sampling import choose_backend
+from selfimprove.sampling import Decoding, Request, choose_backend, make_sampler
 from selfimprove.steps import StepRequest, run_step
+from selfimprove.training.accelerate_file import check_accelerate_file, find_accelerate_file
 from selfimprove.training.stages import made_policy, optimizer_steps, read_history
 from selfimprove.worker import STEPS
 
@@ -46,13 +52,14 @@ class Loop(Record):
         self.device = pick_device(recipe.device)
         given = recipe.training.dtype
         self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
-        self.backend = choose_backend(recipe.sampling.backend)
+        self.backend, _ = choose_backend(recipe.sampling.backend, self.device)
         self._first_health: dict[str, float] | None = None
+        self._engine_events = 0
         room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
         self.data = RunData(recipe, self.tokenizer, room, self.note)
         self.evaluator = Evaluator(self, recipe)
         if recipe.training.accelerate:
-            self.accelerate_file()
+            check_accelerate_file(find_accelerate_file(recipe), recipe.training)
         if recipe.method == "iterative_dpo":
             check_judge(recipe.iterative_dpo.judge, recipe.search_folders())
         for changed in events.adopt_inputs(self._inputs()):
@@ -78,6 +85,7 @@ class Loop(Record):
         artefact, reused = run_step(self.store, request, self.progress)
         if reused:
             self.progress.step_reused(request.label)
+        self._report_engine()
         figures = artefact.figures
         self.events.emit(
             "step",
@@ -87,10 +95,21 @@ class Loop(Record):
             round=self._round,
             seconds=figures["seconds"],
             tokens=figures["tokens"],
+            floor_seconds=None if reused else self._floor(request, artefact),
             reused=reused,
             folder=artefact.folder.name,
         )
         return artefact
+
+    def _floor(self, request: StepRequest, artefact: Artefact) -> float | None:
+        """Seconds the step's matrix products take at this machine's speed, for the report."""
+        policy = request.policies.get("policy") or request.policies.get("start")
+        if policy is None:
+            return None
+        made = artefact.rows() if request.step == "sample" else []
+        return step_floor(
+            request.step, request.options, request.inputs, made, policy.base, self.device, request.processes
+        )
 
     def rounds(self) -> Iterator[Round]:
         """The rounds, each with its own prompts."""
@@ -165,8 +184,8 @@ class Loop(Record):
                 },
                 inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
                 policies={"policy": policy},
-                seed=self.recipe.seed,
-                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+                seed=self.recipe.seed if temperature else 0,  # greedy answers are every seed's
+                execution={"device": self.device, **self._sampler_execution(policy)},
                 total=n * len(prompts),
             )
         )
@@ -318,7 +337,7 @@ class Loop(Record):
                 execution=self._training_execution(),
                 total=optimizer_steps(len(rows), options["batch_size"], options["epochs"]),
                 processes=self.recipe.training.processes,
-                accelerate=str(self.accelerate_file()) if self.recipe.training.accelerate else None,
+                accelerate=str(find_accelerate_file(self.recipe)) if self.recipe.training.accelerate else None,
             )
         )
         trained = made_policy(start, artefact, f"M{len(self.made) + 1}")
@@ -364,17 +383,45 @@ class Loop(Record):
             # Which rows share a forward decides their dropout masks.
             options |= {"micro_batch_size": training.micro_batch_size, "processes": training.processes}
         if training.accelerate:
-            options["accelerate"] = file_digest(self.accelerate_file())
+            options["accelerate"] = file_digest(find_accelerate_file(self.recipe))
         return options
 
-    def accelerate_file(self) -> Path:
-        """`training.accelerate`, looked for beside the recipe, here, and among what the package ships."""
-        given = str(self.recipe.training.accelerate)
-        places = [folder / given for folder in self.recipe.search_folders()]
-        for place in places:
-            if place.is_file():
-                return place
-        raise InputError(f"training.accelerate: no file {given!r}; looked at {', '.join(map(str, places))}")
+    def _sampler_execution(self, policy: Policy) -> dict[str, Any]:
+        """What the sampler's backend needs to know that changes its responses by rounding only."""
+        sampling = self.recipe.sampling
+        if self.backend == "vllm":
+            own = sampling.vllm.model_dump()
+            own["max_model_len"] = own["max_model_len"] or min(context_tokens(policy.base), 32768)
+            ranks = [self.recipe.training.lora.r] if self.recipe.training.lora else []
+            return {"vllm": own | {"max_lora_rank": max([*ranks, adapter_rank(policy)])}}
+        if self.backend == "openai" and sampling.server:
+            served = replace(self.base_policy, adapter=None, adapter_digest=None)  # adapters are loaded beside it
+            return {"server": sampling.server.model_dump(), "served_policy": served.spec()}
+        return {"batch_tokens": sampling.batch_tokens}
+
+    def check_server(self) -> None:
+        """Backend openai: asks the server for one token, so that what it lacks is said before anything is trained."""
+        if self.backend != "openai":
+            return
+        if not self.recipe.training.lora and self.recipe.method != "evaluate":
+            raise InputError(
+                "sampling.backend: a server takes a trained policy as a LoRA adapter only, and training.lora is off; "
+                "set training.lora, or sampling.backend to vllm or transformers"
+            )
+        sampling = self.recipe.sampling
+        prompts = [tuple(p.prompt_ids) for group in self.data.round_prompts for p in group] or [(self.stops[0],)]
+        decoding = Decoding(sampling.temperature, sampling.top_p, sampling.max_new_tokens, tuple(self.stops))
+        execution = {"device": self.device, **self._sampler_execution(self.base_policy)}
+        with TemporaryDirectory() as folder:
+            sampler = make_sampler({"backend": "openai"}, execution, Path(folder))
+            sampler.check([Request(max(prompts, key=len), 1, 0)], decoding)  # type: ignore[attr-defined]
+
+    def _report_engine(self) -> None:
+        """Events of the vLLM engine's starts and swaps since the last step."""
+        if vllm := sys.modules.get("selfimprove.sampling.vllm"):
+            for entry in vllm.ENGINE.take_history():
+                number, self._engine_events = self._engine_events, self._engine_events + 1
+                self.events.emit("engine", f"{os.getpid()}|{number}", backend="vllm", round=self._round, **entry)
 
     def _training_execution(self) -> dict[str, Any]:
         """What says how a training step is carried out, and changes its result by rounding only."""

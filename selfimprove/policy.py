@@ -123,6 +123,13 @@ def _locate(model: str) -> tuple[Path, Path | None]:
     return (found, found) if (found / "adapter_config.json").is_file() else (found, None)
 
 
+def adapter_rank(policy: Policy) -> int:
+    """The rank of the policy's LoRA adapter, 0 without one."""
+    if policy.adapter is None:
+        return 0
+    return int(json.loads((Path(policy.adapter) / "adapter_config.json").read_text()).get("r", 0))
+
+
 def weights_digest(folder: Path) -> str:
     """SHA-256 over every tensor's name, type, shape and bytes, in order of name: independent of file layout."""
     import torch

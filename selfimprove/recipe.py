@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError
+from selfimprove.sampling.server import Server
 from selfimprove.shipped import recipe_file
 
 
@@ -46,6 +47,36 @@ class Data(Strict):
     prompts_per_round: Positive | None = None
 
 
+class VllmOptions(Strict):
+    """How the vLLM engine is run; nothing here changes a result beyond rounding. `adapters`: merged into the weights
+    (`merge`, what the CPU does) or loaded beside the base (`hot`, what a GPU does); `gpu_memory`: its share of the
+    GPU's; `max_model_len`: tokens of prompt and response together, by default the model's context, at most 32,768."""
+
+    adapters: Literal["auto", "merge", "hot"] = "auto"
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.85
+    max_model_len: Positive | None = None
+
+
+class ServerOptions(Strict):
+    """An OpenAI-compatible server, see `selfimprove/sampling/server.py`. The key is read from the environment variable
+    that `api_key_env` names."""
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    timeout_s: float = 600.0
+    retries: int = 5
+    concurrency: int = 16
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        try:
+            Server(**self.model_dump())
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class Sampling(Strict):
     """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result."""
 
@@ -55,6 +86,14 @@ class Sampling(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Positive = 768
     batch_tokens: Positive = 16384
+    vllm: VllmOptions = VllmOptions()
+    server: ServerOptions | None = None
+
+    @model_validator(mode="after")
+    def _has_server(self) -> Self:
+        if self.backend == "openai" and self.server is None:
+            raise ValueError("backend openai needs `server`: {base_url: http://host:port/v1, model: its name there}")
+        return self
 
 
 class Lora(Strict):

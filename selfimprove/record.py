@@ -13,7 +13,7 @@ from selfimprove.errors import GateError, RunFailed
 from selfimprove.policy import Policy
 from selfimprove.recipe import Cream, Recipe
 from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.rounds import round_figures
+from selfimprove.reporting.rounds import Ranking, round_figures
 from selfimprove.reporting.terminal import Progress
 
 
@@ -87,9 +87,10 @@ class Record:
         skipped: Mapping[str, int],
         agreement: Mapping[str, float | None] | None = None,
         missing: Mapping[str, int] | None = None,
+        before: Scores | None = None,
     ) -> None:
-        """Writes what the round did, and checks the judge's health."""
-        cream = self.recipe.cream if self.recipe.method == "cream" else None
+        """Writes what the round did, and checks the judge's health. `before`: the previous model's scores, where the
+        method has them, so that the report can show both rankings."""
         figures = round_figures(
             responses,
             scores,
@@ -97,8 +98,8 @@ class Record:
             skipped,
             agreement,
             margins=self._last_margins if pairs else [],
-            measure=cream.measure if cream else "kendall",
-            weight=cream.weight if cream else "none",
+            ranking=self._ranking(trained_now=bool(pairs)),
+            before=before,
         )
         self.events.emit(
             "round",
@@ -110,6 +111,23 @@ class Record:
         )
         health = gates.judge_health(figures["missing_share"], figures["tie_rate"], self.recipe.gates.model_dump())
         self.check(health)
+
+    def _ranking(self, trained_now: bool) -> Ranking:
+        """Who ranked the round's responses, and whose ranking that is compared with; for the report only."""
+        recipe = self.recipe
+        # `made` ends with the policy that this round trained, if it trained one
+        names = ["M0", *(policy.name for policy in self.made)][: -1 if trained_now else None]
+        current, previous = names[-1], names[-2] if len(names) > 1 else "M0"
+        if recipe.method == "iterative_dpo":
+            kind = recipe.iterative_dpo.judge.kind
+            unit = {"implicit_reward": "nats", "likelihood": "nats per token"}.get(kind, "score")
+            return Ranking(kind.replace("_", " "), unit, current, previous, "kendall", "none")
+        if recipe.method == "cream":
+            stands_in = {"likelihood": "M0's likelihood per token", "sft_middle": "M1 half-way through its SFT"}
+            if previous == "M0":  # whose implicit reward is zero everywhere
+                previous = stands_in.get(recipe.cream.first_round, previous)
+            return Ranking("implicit reward", "nats", current, previous, recipe.cream.measure, recipe.cream.weight)
+        return Ranking("implicit reward", "nats", current, previous, "kendall", "none")
 
     def _check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
         moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]

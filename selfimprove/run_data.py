@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,13 @@ class RunData:
     def __post_init__(self) -> None:
         search = self.recipe.search_folders()
         self.seed_texts: list[str] = []
-        self.seed_examples = self._seed_examples(search) if self.recipe.data.seed else []
+        with _under("seed"):
+            self.seed_examples = self._seed_examples(search) if self.recipe.data.seed else []
         uses_prompts = self.recipe.method not in ("sft", "dpo") and self.recipe.data.prompts
-        self.round_prompts = self._round_prompts(search) if uses_prompts else []
-        self.pairs = self._given_pairs(search) if self.recipe.method == "dpo" else []
+        with _under("prompts"):
+            self.round_prompts = self._round_prompts(search) if uses_prompts else []
+        with _under("pairs"):
+            self.pairs = self._given_pairs(search) if self.recipe.method == "dpo" else []
 
     def training_texts(self) -> list[str]:
         """Every text that is trained on and known before the run, for the leak gate."""
@@ -122,6 +126,16 @@ class RunData:
     def _dropped(self, dropped: int, total: int, what: str, room: int | None = None) -> None:
         if dropped:
             self.note(f"{dropped} of {total} {what} are too long for {room or self.room} tokens and are left out")
+
+
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    """Whatever is wrong with a source is said with the key it stands under."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith("data.") else f"data.{key}: {text}") from error
 
 
 def responses_of(pairs: Sequence[Pair]) -> Responses:

@@ -97,8 +97,11 @@ def run_step(store: Store, request: StepRequest, progress: Progress) -> tuple[Ar
 def _make(store: Store, request: StepRequest, key: str, progress: Progress) -> Artefact:
     kind = STEPS[request.step]
     partial = store.begin(request.step, key)
-    groups = _groups(request.inputs[kind.input_name], kind.shard_groups)
-    shards = -(-groups // kind.shard_groups) if kind.shard_groups else 1
+    groups, most = _groups(request.inputs[kind.input_name], kind.shard_groups), kind.shard_groups
+    if most and request.options.get("backend") in _BATCHING_BACKENDS:
+        most *= 4
+    shards = -(-groups // most) if most else 1
+    shard_groups = -(-groups // shards) if most and shards else most
     task = {
         "step": request.step,
         "key": key,
@@ -107,10 +110,13 @@ def _make(store: Store, request: StepRequest, key: str, progress: Progress) -> A
         "policies": {role: policy.spec() for role, policy in request.policies.items()},
         "seed": request.seed,
         "execution": dict(request.execution),
-        "shard_groups": kind.shard_groups,
+        "shard_groups": shard_groups,
         "shards": shards,
     }
+    if (vllm := sys.modules.get("selfimprove.sampling.vllm")) and request.step != "sample":
+        vllm.ENGINE.rest()  # on a GPU, what the engine holds is needed here
     with explained_write(partial):
+        _discard_other_shards(partial, shard_groups)
         (partial / "inputs").mkdir(exist_ok=True)
         for name, rows in request.inputs.items():
             write_rows(partial / "inputs" / f"{name}.arrow", rows)
@@ -145,6 +151,19 @@ def _make(store: Store, request: StepRequest, key: str, progress: Progress) -> A
     }
     clock.file.unlink(missing_ok=True)
     return store.finish(partial, request.step, key, manifest)
+
+
+# These fill their batches from all requests they have: short shards would leave them half idle at each one's end.
+_BATCHING_BACKENDS = ("vllm", "openai")
+
+
+def _discard_other_shards(partial: Path, shard_groups: int | None) -> None:
+    """Removes the shards of an earlier start that cut the step otherwise (another version of this program)."""
+    if not (partial / "step.json").is_file():
+        return
+    if json.loads((partial / "step.json").read_text()).get("shard_groups") != shard_groups:
+        for shard in partial.glob("rows-*.arrow"):
+            shard.unlink()
 
 
 def _groups(rows: Sequence[Row], size: int | None) -> int:

@@ -26,7 +26,7 @@ Advance = Callable[[int], None]
 @dataclass(frozen=True)
 class StepKind:
     """What a step does. `version` goes up when its result can change; `input_name` is the input that is cut into
-    shards of `shard_groups` prompts (None: one piece)."""
+    equal shards of at most `shard_groups` prompts (None: one piece)."""
 
     version: int
     work: Callable[[Path, dict[str, Any], int, Advance], None]
@@ -36,15 +36,12 @@ class StepKind:
 
 
 def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
-    from selfimprove.policy import Policy, load_tokenizer, pick_device, pick_dtype
+    from selfimprove.policy import Policy, load_tokenizer
     from selfimprove.sampling import Decoding, Request, make_sampler, response_seed
 
     options, policy = task["options"], Policy(**task["policies"]["policy"])
-    device = pick_device(task["execution"]["device"])
     prompts = shard_of(read_rows(folder / "inputs" / "prompts.arrow"), shard, task["shard_groups"])
-    sampler = make_sampler(
-        options["backend"], pick_dtype(options["dtype"], device), device, task["execution"]["batch_tokens"]
-    )
+    sampler = make_sampler(options, task["execution"], folder)
     sampler.set_weights(policy)
     requests = [
         Request(tuple(p["prompt_ids"]), options["n"], response_seed(task["seed"], task["key"], 0, p["prompt_id"]))
@@ -67,6 +64,7 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
     ]
     _refuse_non_finite(rows, folder)
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)
+    (folder / "journal.jsonl").unlink(missing_ok=True)  # a server's answers, until their shard is whole
 
 
 def _log_probs(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
@@ -193,7 +191,7 @@ def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> No
 
 
 STEPS = {
-    "sample": StepKind(1, _sample, "prompts", 32, "responses"),
+    "sample": StepKind(1, _sample, "prompts", 64, "responses"),
     "log_probs": StepKind(1, _log_probs, "responses", 64, "responses"),
     "reward_model": StepKind(1, _reward_model, "texts", 64, "responses"),
     "function": StepKind(1, _function, "texts", 8, "responses"),

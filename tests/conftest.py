@@ -126,7 +126,8 @@ def tiny_recipe(tiny_model: Path, tiny_data: Path) -> Callable[..., Recipe]:
             "output": str(tiny_data / "run"),
             "rounds": 2,
             "data": {"seed": "seed.jsonl", "prompts": "prompts.jsonl", "prompts_per_round": 8, "pairs": "pairs.jsonl"},
-            "sampling": {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8},
+            # vLLM, which `auto` may mean here, has no attention for heads as small as the tiny model's.
+            "sampling": {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "backend": "transformers"},
             "training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0}, "learning_rate": 1e-3, "batch_size": 4},
             "sft": {"learning_rate": 1e-3, "epochs": 1},
             "evaluate": ["suite.yaml"],

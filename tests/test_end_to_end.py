@@ -15,7 +15,12 @@ pytestmark = pytest.mark.real_model
 
 OVERRIDES = (
     *("rounds=1", "data.seed_limit=12", "data.prompts_per_round=12", "sampling.n=3", "sft.epochs=2"),
-    *("evaluate_limit=6", "training.checkpoint_steps=2", "gates.disabled=[consistency]"),
+    *(
+        "evaluate_limit=6",
+        "training.checkpoint_steps=2",
+        "gates.disabled=[consistency]",
+        "sampling.backend=transformers",
+    ),
 )
 
 

@@ -52,7 +52,8 @@ def test_cream_with_full_confidence_is_plain_dpo() -> None:
 def test_loss_is_the_papers_mixture_of_both_directions(margin: float, confidence: float) -> None:
     h = torch.tensor(margin, dtype=torch.float64)
     expected = confidence * -F.logsigmoid(h) + (1 - confidence) * -F.logsigmoid(-h)
-    assert loss(margin, confidence) == pytest.approx(float(expected), abs=1e-9)
+    # torch's softplus is its argument above 20, so it may be off by exp(-20) = 2e-9.
+    assert loss(margin, confidence) == pytest.approx(float(expected), abs=3e-9)
 
 
 @given(margins, confidences)

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from selfimprove.artefacts import Store
 from selfimprove.chat import render_prompt, stop_ids
-from selfimprove.errors import InputError
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.reporting.terminal import Progress
-from selfimprove.sampling import Decoding, Request, Sampled, choose_backend, make_sampler, response_seed
-from selfimprove.sampling.transformers import pick_tokens, uniforms
+from selfimprove.sampling import Decoding, Request, Sampled, response_seed
+from selfimprove.sampling.transformers import TransformersSampler, pick_tokens, uniforms
 from selfimprove.scoring import Group, summed_log_probs
 from selfimprove.steps import StepRequest, run_step
 
@@ -34,7 +33,7 @@ def draw(
     batch_tokens: int = 16384,
     stops: tuple[int, ...] = (END,),
 ) -> list[list[Sampled]]:
-    sampler = make_sampler("transformers", torch.float32, "cpu", batch_tokens)
+    sampler = TransformersSampler(torch.float32, "cpu", batch_tokens)
     sampler.set_weights(policy)
     return sampler.sample(requests, Decoding(temperature, top_p, new, stops), lambda n: None)
 
@@ -146,7 +145,7 @@ def test_stop_tokens_end_a_response_and_are_kept_and_a_truncated_one_has_none(ti
 
 
 def test_progress_counts_every_response_once(tiny_policy: Policy) -> None:
-    sampler = make_sampler("transformers", torch.float32, "cpu", 16384)
+    sampler = TransformersSampler(torch.float32, "cpu", 16384)
     sampler.set_weights(tiny_policy)
     for new in (1, 3, 6):
         told: list[int] = []
@@ -271,13 +270,6 @@ def test_noise_next_to_one_still_gives_a_token_of_the_nucleus() -> None:
     noise = torch.tensor([1 - 2**-53], dtype=torch.double)
     for top_p in (0.3, 0.9, 1.0):
         assert int(pick_tokens(logits, noise, 1.0, top_p)) == nucleus(logits[0], 1.0, top_p)[0][-1]
-
-
-def test_an_unusable_backend_is_refused_and_not_replaced() -> None:
-    assert choose_backend("auto") == "transformers"
-    for wanted in ("vllm", "openai"):
-        with pytest.raises(InputError, match=wanted):
-            choose_backend(wanted)
 
 
 # ---- the real model

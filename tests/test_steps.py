@@ -79,7 +79,13 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"training": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}},
         TRAINS,
     ),
-    "training.accelerate": ({"training": {"accelerate": __file__}}, TRAINS),  # any file: its content is in the key
+    "training.accelerate": (
+        {
+            "training": {"accelerate": "data/accelerate/fsdp-2gpu.yaml", "processes": 2, "dtype": "auto"},
+            "device": "cpu",
+        },
+        TRAINS,
+    ),
     "sft.learning_rate": ({"sft": {"learning_rate": 2e-3}}, {"sft"}),
     "sft.epochs": ({"sft": {"epochs": 2}}, {"sft"}),
     "sft.batch_size": ({"sft": {"batch_size": 2}}, {"sft"}),
@@ -91,6 +97,8 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 JUDGE = {"iterative_dpo": {"judge": {"kind": "random"}}, "method": "iterative_dpo"}
 
+SERVER = {"base_url": "http://127.0.0.1:1/v1", "model": "tiny"}
+
 # How a step is done, where its result lies, and what is checked: never what the result is.
 CHANGES_NO_KEY: dict[str, dict[str, Any]] = {
     "output": {"output": "elsewhere"},
@@ -98,6 +106,15 @@ CHANGES_NO_KEY: dict[str, dict[str, Any]] = {
     "device": {"device": "cpu"},
     "trust_remote_code": {"trust_remote_code": True},
     "sampling.batch_tokens": {"sampling": {"batch_tokens": 64}},
+    "sampling.vllm.adapters": {"sampling": {"vllm": {"adapters": "hot"}}},
+    "sampling.vllm.gpu_memory": {"sampling": {"vllm": {"gpu_memory": 0.5}}},
+    "sampling.vllm.max_model_len": {"sampling": {"vllm": {"max_model_len": 256}}},
+    "sampling.server.base_url": {"sampling": {"server": SERVER | {"base_url": "http://127.0.0.1:2/v1"}}},
+    "sampling.server.model": {"sampling": {"server": SERVER | {"model": "other"}}},
+    "sampling.server.api_key_env": {"sampling": {"server": SERVER | {"api_key_env": "KEY"}}},
+    "sampling.server.timeout_s": {"sampling": {"server": SERVER | {"timeout_s": 1}}},
+    "sampling.server.retries": {"sampling": {"server": SERVER | {"retries": 1}}},
+    "sampling.server.concurrency": {"sampling": {"server": SERVER | {"concurrency": 1}}},
     "training.micro_batch_size": {"training": {"micro_batch_size": 1}},
     "training.checkpoint_steps": {"training": {"checkpoint_steps": 1}},
     "training.gradient_checkpointing": {"training": {"gradient_checkpointing": True}},
@@ -186,8 +203,10 @@ def requests_of(
 
     monkeypatch.setattr("selfimprove.loop.run_step", capture)
     monkeypatch.setattr(ModelPool, "free", lambda self: None)  # no model is loaded, and collecting garbage is slow
-    # The transformers sampler is the only one so far: what counts here is that another one's name is in the key.
-    monkeypatch.setattr("selfimprove.loop.choose_backend", lambda wanted: wanted.replace("auto", "transformers"))
+    # What counts here is that another sampler's name is in the key, wherever vLLM is installed.
+    monkeypatch.setattr(
+        "selfimprove.loop.choose_backend", lambda wanted, device: (wanted.replace("auto", "transformers"), None)
+    )
 
     def make(method: str = "cream", **changes: Any) -> dict[str, StepRequest]:
         if "model" in changes:
@@ -265,7 +284,8 @@ def test_every_option_of_the_recipe_is_classified() -> None:
     assert not new, f"say in tests/test_steps.py whether {sorted(new)} can change a step's result"
     assert not gone, f"no longer options: {sorted(gone)}"
     for section, model in (("sampling", Sampling), ("training", Training), ("sft", Sft), ("training.lora", Lora)):
-        assert {f"{section}.{name}" for name in model.model_fields} <= known
+        sections = {name.rpartition(".")[0] for name in known}
+        assert {f"{section}.{name}" for name in model.model_fields} <= known | sections
     assert set(Optimisation.model_fields) == set(Sft.model_fields), "`sft` replaces every option of a training stage"
 
 
@@ -620,6 +640,12 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.sampling.transformers:_decode",
         "selfimprove.sampling.transformers:pick_tokens",
         "selfimprove.sampling.transformers:uniforms",
+        "selfimprove.sampling.vllm_engine:Engine.sample",
+        "selfimprove.sampling.vllm_engine:Engine._load",
+        "selfimprove.sampling.vllm_engine:merged_weights",
+        "selfimprove.sampling.vllm_engine:_sampled",
+        "selfimprove.sampling.openai:OpenAISampler._ask",
+        "selfimprove.sampling.openai:OpenAISampler._sampled",
         *_PREFILL,
         *_LOADING,
     ),

@@ -118,6 +118,8 @@ def prepare(folder: Path, made: StepRequest) -> dict[str, Any]:
         write_rows(folder / "inputs" / f"{name}.arrow", rows)
     return {
         "step": made.step,
+        "label": made.label,
+        "key": made.key(),
         "options": dict(made.options),
         "policies": {role: policy.spec() for role, policy in made.policies.items()},
         "seed": made.seed,

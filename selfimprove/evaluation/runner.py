@@ -73,7 +73,8 @@ class Evaluator:
             "n": len(items),
             "failures": outcome.failures,
             "groups": graded(items, outcome.right),
-            "paired": self._paired(suite.name, outcome),
+            "paired": self._paired(outcome, self.before_rounds[suite.name]),
+            "paired_previous": self._paired(outcome, self.outcomes[suite.name]),
         }
         self.outcomes[suite.name].append(outcome)
         if round == 0:
@@ -81,11 +82,12 @@ class Evaluator:
         self.loop.events.emit("evaluation", f"{suite.name}|{policy.name}|{policy.digest[:16]}|{round}", **figures)
         return figures
 
-    def _paired(self, suite: str, outcome: Outcome) -> dict[str, Any] | None:
-        """The change against the model before the rounds (M1 after an SFT), for that one against M0."""
-        if not self.before_rounds[suite]:
+    def _paired(self, outcome: Outcome, earlier: list[Outcome]) -> dict[str, Any] | None:
+        """The change against the last of the `earlier` models: of those before the rounds (M1 after an SFT; for that
+        one M0), or of all (the previous model)."""
+        if not earlier:
             return None
-        against = self.before_rounds[suite][-1]
+        against = earlier[-1]
         difference, low, high = paired_difference(against.right, outcome.right)
         return {"against": against.policy.name, "difference": difference, "low": low, "high": high}
 

@@ -66,7 +66,7 @@ def cream(loop: Loop) -> Policy:
 
         # f. theta_{t+1}, with theta_t as the loss reference: its log-probs are the scores made above
         trained = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement or None)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement, before=before)
         if trained.digest != policy.digest:  # kept by the floor, theta_t is not its own predecessor: C would be 1
             policy, previous = trained, policy
         loop.evaluate(policy, round)

@@ -29,13 +29,13 @@ def srlm(loop: Loop) -> Policy:
         ranking = implicit_reward(responses, now, initial)
         pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)
 
-        agreement = None
+        agreement = before = None
         if round.number > 1:
             before = implicit_reward(responses, loop.log_probs(responses, previous), initial)
             agreement = {prompt.id: consistency(ranking[prompt.id], before[prompt.id]) for prompt, _ in responses}
 
         trained = loop.dpo(policy, pairs, reference=now, round=round)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement, before=before)
         policy, previous = trained, policy
         loop.evaluate(policy, round)
     return loop.kept(policy)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 from selfimprove.errors import InputError
@@ -67,22 +68,54 @@ def response_seed(run_seed: int, step_key: str, update: int, prompt_id: str, att
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 2
 
 
-def choose_backend(wanted: str) -> str:
-    """The backend that `sampling.backend` means on this machine."""
-    if wanted in ("auto", "transformers"):
-        # `auto` will mean vLLM where it is installed once the project has a vLLM sampler.
-        return "transformers"
-    state = "is installed, but" if wanted == "vllm" and find_spec("vllm") else "is not usable:"
-    raise InputError(
-        f"sampling.backend: {wanted!r} {state} this version has only the 'transformers' sampler; "
-        "set sampling.backend to auto or transformers"
-    )
+def choose_backend(wanted: str, device: str, before: str | None = None) -> tuple[str, str | None]:
+    """The backend that `sampling.backend` means on this machine, and what a person should be told of the choice.
+
+    `auto` takes vLLM where a tested version works for the device, else `transformers`; a run that is gone on with
+    keeps the backend it was `before`, since another one would draw other responses.
+    """
+    if wanted in ("transformers", "openai") or (wanted == "auto" and before in ("transformers", "openai")):
+        return (before if wanted == "auto" and before else wanted), None
+    from selfimprove.sampling.vllm import installed
+
+    vllm = installed(device)
+    if wanted == "vllm" or before == "vllm":
+        if vllm.problem:
+            kept = "" if wanted == "vllm" else " (this run began with it)"
+            raise InputError(
+                f"sampling.backend: vllm{kept} cannot be used: {vllm.problem}; or set sampling.backend=transformers"
+            )
+        return "vllm", vllm.untested
+    if vllm.problem or vllm.untested:
+        # Not having it is nobody's mistake; having it and not getting it should be explained.
+        return "transformers", f"sampling with transformers: {vllm.problem or vllm.untested}" if vllm.version else None
+    return "vllm", None
 
 
-def make_sampler(backend: str, dtype: Any, device: str, batch_tokens: int) -> Sampler:
-    """The sampler of a backend that `choose_backend` returned."""
-    from selfimprove.sampling.transformers import TransformersSampler
+def make_sampler(options: Mapping[str, Any], execution: Mapping[str, Any], folder: Path) -> Sampler:
+    """The sampler of a sample step: its `options` and `execution` as the loop wrote them, and the step's folder."""
+    from selfimprove.policy import Policy, pick_device, pick_dtype
 
+    device = pick_device(execution["device"])
+    backend = options["backend"]
+    if backend == "vllm":
+        from selfimprove.sampling.vllm import VllmSampler
+
+        return VllmSampler(options["dtype"], device, log=folder.parent / "engine.log", **execution["vllm"])
+    if backend == "openai":
+        from selfimprove.sampling.openai import OpenAISampler
+        from selfimprove.sampling.server import Server
+
+        served = Policy(**execution["served_policy"])
+        return OpenAISampler(Server(**execution["server"]), served, journal=folder / "journal.jsonl")
     if backend != "transformers":
         raise InputError(f"sampling.backend: unknown backend {backend!r}")
-    return TransformersSampler(dtype=dtype, device=device, batch_tokens=batch_tokens)
+    from selfimprove.sampling.transformers import TransformersSampler
+
+    return TransformersSampler(pick_dtype(options["dtype"], device), device, execution["batch_tokens"])
+
+
+def close_engine() -> None:
+    """Ends the vLLM engine, if this process ever had one."""
+    if vllm := sys.modules.get("selfimprove.sampling.vllm"):
+        vllm.ENGINE.close()

@@ -26,6 +26,7 @@ from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
 from selfimprove.policy import Policy, load_base, model_digest, pick_device
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
+from selfimprove.training.trackers import PROJECT, tracked
 
 Advance = Callable[[int], None]
 _WHOLE = "whole"  # marks a checkpoint that was written to its end
@@ -126,6 +127,8 @@ def _arguments(task: dict[str, Any], folder: Path, rows: int, device: str, proce
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": execution["report_to"],
+        "run_name": f"{task['label']} {task['key'][:8]}",  # what trackers call it; the key keeps runs apart
+        "project": PROJECT,
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": True,
     }
@@ -185,7 +188,7 @@ def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
         if trainer.is_world_process_zero():
             note = folder / "resumed-from.json"
             write_json(note, [*(json.loads(note.read_text()) if note.is_file() else []), step])
-    with explained_write(folder):
+    with explained_write(folder), tracked(trainer):
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if trainer.is_world_process_zero():
             write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
@@ -259,6 +262,8 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
             beta=options["beta"],
             disable_dropout=True,  # TRL's default, said here: the policy must be its own reference at step 0
             precompute_ref_log_probs=True,  # "do not load a reference model": its log-probs come with the pairs
+            # Under FSDP with full weights TRL 1.16 loads one all the same: not over all GPUs from every process.
+            model_init_kwargs={"device_map": None},
         ),
         train_dataset=data,
         data_collator=PairCollator(tokenizer.pad_token_id or 0),

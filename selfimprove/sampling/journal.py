@@ -1,0 +1,72 @@
+"""What a server was paid for, on disk the moment it came: a request found here is not asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selfimprove.artefacts import canonical_json, digest_of, explained_write, sync_folder
+from selfimprove.errors import RunFailed
+from selfimprove.sampling import Sampled
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The responses of one request, and the name that the server gave its model."""
+
+    model: str
+    responses: list[Sampled]
+
+
+class Journal:
+    """One JSON line per finished request, each with its own digest. Without a path nothing is kept. One writer."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @property
+    def kept(self) -> str:
+        """Where the answers are, for a message."""
+        return f" and kept in {self._path}" if self._path else ""
+
+    def read(self) -> dict[str, Answer]:
+        """Answers by key. A half-written last line (a kill, a full disk) is cut off, so that the next starts anew."""
+        if self._path is None or not self._path.is_file():
+            return {}
+        data = self._path.read_bytes()
+        whole, _, torn = data.rpartition(b"\n")
+        if torn:
+            with explained_write(self._path):
+                os.truncate(self._path, len(data) - len(torn))
+        return dict(self._parse(number, line) for number, line in enumerate(whole.splitlines(), 1))
+
+    def _parse(self, number: int, line: bytes) -> tuple[str, Answer]:
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            if entry.pop("sha256") != digest_of(entry):
+                raise ValueError
+            return entry["key"], Answer(entry["model"], [Sampled(**response) for response in entry["responses"]])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunFailed(
+                f"{self._path}: line {number} is damaged (it does not match its own digest); delete that line, and "
+                "its request alone is asked again"
+            ) from None
+
+    def add(self, key: str, model: str, responses: Sequence[Sampled]) -> None:
+        """On disk when this returns."""
+        if self._path is None:
+            return
+        entry = {"key": key, "model": model, "responses": [asdict(response) for response in responses]}
+        line = canonical_json({**entry, "sha256": digest_of(entry)}) + "\n"
+        with explained_write(self._path):
+            new = not self._path.exists()
+            with self._path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                sync_folder(self._path.parent)
