@@ -44,6 +44,7 @@ def evaluation(policy: str, round_: int, value: float, suite: str = "gsm8k") -> 
         "failures": {"no_answer": 4},
         "groups": {"short": {"value": value, "n": 100}},
         "paired": None if policy == "M0" else paired,
+        "paired_previous": None if policy == "M0" else {**paired, "against": "M1", "difference": 0.02},
     }
 
 
@@ -53,26 +54,37 @@ def round_(number: int, policy: str) -> dict[str, Any]:
         "policy": policy,
         "prompts": 330,
         "responses": 1650,
+        "judge": "implicit reward",
         "consistency": {
-            "measure": "kendall",
-            "mode": "mean",
+            "measure": "spearman",
+            "mode": "avg",
             "mean": 0.65,
             "low": 0.62,
             "high": 0.68,
             "values": [0.4, 0.5, 0.6, 0.9, 1.0],
             "undefined": 2,
-            "tie_rate": 0.02,
-            "weight": 0.65,
         },
-        "rewards": {"mean": 2.0, "chosen": [3.0, 4.0, 5.0], "rejected": [0.5, 1.0, -2.0]},
+        "rankings": {
+            "current": f"M{number}",
+            "previous": f"M{number - 1}",
+            "tau": {"mean": 0.42, "low": 0.36, "high": 0.48, "values": [-0.2, 0.4, 0.4, 1.0], "undefined": 3},
+        },
+        "tie_rate": 0.02,
+        "rewards": {"mean": 2.0, "chosen": [3.0, 4.0, 5.0], "rejected": [0.5, 1.0, -2.0], "unit": "nats"},
         "lengths": {
             "mean": 181.25,
-            "chosen": 190.0,
-            "rejected": 170.0,
+            "chosen": [190, 180, 200],
+            "rejected": [170, 181, 150],
             "truncated_share": 0.03,
             "unit": "tokens",
         },
         "reward_length_correlation": 0.3,
+        "reward_by_length": {
+            "value": 0.3,
+            "low": 0.21,
+            "high": 0.39,
+            "bins": [{"n": 800, "length": 90.0 + 90 * i, "reward": 1.5 + i, "low": 1.2, "high": 2.9} for i in (0, 1)],
+        },
         "pairs": 318,
         "skipped": {"tie": 12},
         "label_accuracy": {"right": 201, "n": 318, "value": 0.632, "low": 0.578, "high": 0.683},
@@ -81,16 +93,53 @@ def round_(number: int, policy: str) -> dict[str, Any]:
         "examples": [
             {
                 "prompt": f"What is 1 + 2? {EVIL}",
+                "picked": "least agreement",
                 "chosen": "3",
                 "rejected": EVIL,
                 "confidence": 0.65,
+                "consistency": 0.8,
+                "tau": 0.6,
                 "chosen_reward": 3.0,
                 "rejected_reward": 0.5,
                 "chosen_right": True,
                 "rejected_right": False,
+                "responses": [
+                    answer("chosen", None, 3.0, 1.5, right=True),
+                    answer("rejected", None, 0.5, 2.0),
+                    answer(None, f"between {EVIL}", 1.0, 0.1, truncated=True),
+                ],
             }
         ],
     }
+
+
+def answer(role: str | None, text: str | None, reward: float, previous: float, **more: bool) -> dict[str, Any]:
+    marks = {"right": False, "truncated": False, **more}
+    return {"role": role, "text": text, "tokens": 7, "reward": reward, "previous": previous, **marks}
+
+
+NEW = {
+    "run": ("backend", "backend_version"),
+    "step": ("floor_seconds",),
+    "evaluation": ("paired_previous",),
+    "round": ("judge", "rankings", "reward_by_length"),
+}
+
+
+def old_format(events: list[tuple[str, str, dict[str, Any]]]) -> list[tuple[str, str, dict[str, Any]]]:
+    """A run as it was written down before the report knew of both rankings."""
+    old = []
+    for event, id_, fields in events:
+        kept = {key: value for key, value in fields.items() if key not in NEW.get(event, ())}
+        if event == "round":
+            kept["consistency"] = {**fields["consistency"], "measure": "kendall"}
+            kept["examples"] = [
+                {k: v for k, v in one.items() if k not in ("responses", "picked", "tau", "consistency")}
+                for one in fields["examples"]
+            ]
+        if event != "engine":
+            old.append((event, id_, kept))
+    return old
 
 
 def full_run() -> list[tuple[str, str, dict[str, Any]]]:
@@ -110,11 +159,14 @@ def full_run() -> list[tuple[str, str, dict[str, Any]]]:
                 "seed": 17,
                 "versions": {"torch": "2.9.1"},
                 "device": "cpu",
+                "backend": "vllm",
+                "backend_version": "0.31.0",
                 "started": "2025-11-23T20:11:05+00:00",
                 "recipe": {"method": "cream", "rounds": 2},
                 "warnings": ["mind the gap"],
             },
         ),
+        ("engine", "start", {"backend": "vllm", "version": "0.31.0", "what": "start", "seconds": 41.2}),
         ("evaluation", "M0", evaluation("M0", 0, 0.3)),
         ("evaluation", "M0/arc", evaluation("M0", 0, 0.5, "arc")),
         ("training", "sft", {**sft, "history": history}),
@@ -124,6 +176,7 @@ def full_run() -> list[tuple[str, str, dict[str, Any]]]:
     for number in (1, 2):
         policy = f"M{number + 1}"
         step = {"step": "sample", "round": number, "seconds": 100.0, "tokens": 9000, "reused": False}
+        step |= {"label": f"sample M{number}", "floor_seconds": 25.0}
         gate = {
             "gate": "collapse",
             "passed": number == 1,
@@ -274,12 +327,26 @@ def test_report_shows_the_run(page: str) -> None:
         "2025-11-23 20:11 UTC",
         "finished in 1 h 10 min, kept M3 (the last)",
         "mind the gap",
-        "35.0 [30.0, 40.0] +5.0 [+0.0, +10.0] M0 0.65 318 63.2 [57.8, 68.3] 0.057",
+        "sampler vllm 0.31.0, started in 41.2 s",
+        "35.0 [30.0, 40.0] +5.0 [+0.0, +10.0] M0 +2.0 [+0.0, +10.0] 0.65 +0.42 [+0.36, +0.48] 318 63.2 [57.8, 68.3] "
+        "0.057",
         "Gates: 1 passed, 1 failed",
         "FAILED",
         "✓ right",
         "✗ wrong",
         "no_answer: 4",
+        "2 M2 M1 +0.42 [+0.36, +0.48] spearman 0.650 [0.620, 0.680] avg 2 2.0",
+        "implicit reward 1650 318 4.000 -0.167",
+        "66.7 [20.8, 93.9] 63.2 [57.8, 68.3] tie: 12",
+        "181.2 190.0 167.0 +0.30 [+0.21, +0.39] 67 [21, 94] 33 [6, 79]",
+        "1 sampling 1 1 min 40 s 30.3 9,000 90 25.0 s 25",
+        "vllm 0.31.0 start 1 41.2 s",
+        "least agreement label trusted, c 0.65 · C_j (spearman) 0.80 · Kendall's tau +0.60",
+        "Chosen: highest implicit reward of 3 (previous ranking: 2nd). Rejected: lowest implicit reward of 3 (previous "
+        "ranking: 1st). The two rankings agree with tau +0.60, and the label is softened to c = 0.65, the round's mean "
+        "consistency.",
+        "All 3 responses in both rankings",
+        "Rewards are M2's, in nats. Previous ranking: M1.",
         '"rounds": 2',
     ):
         assert expected in shown, expected
@@ -287,9 +354,11 @@ def test_report_shows_the_run(page: str) -> None:
 
 def test_report_has_every_plot_with_units(page: str) -> None:
     svgs = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(svgs) == page.count("<figure>") == 7
-    labels = ["accuracy (%)", "prompts", "reward (nats)", "length (tokens)", "trained margin |h| (nats)"]
+    assert len(svgs) == page.count("<figure>") == 12
+    labels = ["accuracy (%)", "prompts", "reward (nats)", "length (tokens)", "trained margin h (nats)"]
     labels += ["SFT loss (nats per token)", "DPO loss (nats per pair)", "optimizer step", "time (minutes)"]
+    labels += ["Kendall's tau", "mean reward (nats)", "share of the floor (%)", "to M0", "to the previous policy"]
+    labels += ["change (points)", "consistency of a prompt (spearman)"]
     for label in labels:
         assert any(f">{label}</text>" in svg for svg in svgs), label
     for svg in svgs:
@@ -320,18 +389,36 @@ def test_report_needs_nothing_from_outside(page: str) -> None:
 
 def test_hostile_names_reach_no_element(tmp_path: Path) -> None:
     evil = f'"><img src=x onerror=alert(1)> $x^$ {EVIL}'
-    run = {"name": evil, "model": evil, "versions": {evil: evil}, "recipe": {evil: evil}, "warnings": [evil]}
+    run = {
+        "name": evil,
+        "model": evil,
+        "backend": evil,
+        "backend_version": evil,
+        "versions": {evil: evil},
+        "recipe": {evil: evil},
+        "warnings": [evil],
+    }
     fields = {**evaluation(evil, 1, 0.4, evil), "failures": {evil: 1}, "groups": {evil: {"value": 1, "n": 1}}}
+    fields |= {name: {"against": evil, "difference": 0.1} for name in ("paired", "paired_previous")}
+    hostile = {**round_(1, evil), "skipped": {evil: 1}, "judge": evil}
+    hostile["rankings"] = {**hostile["rankings"], "current": evil, "previous": evil}
+    hostile["consistency"] = {**hostile["consistency"], "measure": evil, "mode": evil}
+    hostile["rewards"] = {**hostile["rewards"], "unit": evil}
+    responses = [answer("chosen", None, 1.0, 2.0), answer("rejected", None, 0.0, 1.0), answer(evil, evil, 0.5, 0.5)]
+    hostile["examples"] = [{"prompt": evil, "picked": evil, "chosen": evil, "rejected": evil, "responses": responses}]
     events = [
         ("run", "run", run),
         ("evaluation", "e", fields),
         ("gate", "g", {"gate": evil, "message": evil, "passed": False}),
         ("training", "t", {"stage": evil, "policy": evil, "history": [{"loss": 1.0}]}),
-        ("step", "s", {"step": evil, "seconds": 1.0}),
-        ("round", "r", {**round_(1, evil), "skipped": {evil: 1}}),
+        ("step", "s", {"step": evil, "seconds": 1.0, "floor_seconds": 0.5}),
+        ("step", "t", {"step": "sample", "label": evil, "seconds": 1.0}),
+        ("engine", "e", {"backend": evil, "version": evil, "what": evil, "seconds": 1.0}),
+        ("round", "r", hostile),
     ]
     page = write_report(write(tmp_path, events)).read_text(encoding="utf-8")
     assert not {"img", "script"} & set(Page(page).tags)
+    assert not any(name.startswith("on") for name, _ in Page(page).attributes)
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", page)
 
 
@@ -361,6 +448,7 @@ def test_report_of_bare_and_of_null_events(tmp_path: Path) -> None:
         run_dir = write(tmp_path / name, events)
         page = write_report(run_dir).read_text(encoding="utf-8")
         assert "<svg" not in page and "Example pairs" not in page and "None" not in page
+        assert "Do two successive models rank alike?" not in page
         rounds_table(read_events(run_dir / "metrics.jsonl"))
 
 
@@ -375,26 +463,38 @@ def test_report_with_nulls_inside(tmp_path: Path) -> None:
     training = {"stage": "sft", "policy": "M1", "history": [None, {"step": None, "loss": 1.0}, {"step": 2}]}
     single = {"suite": "s", "policy": "M2", "value": 0.5, "low": None}
     events = [("round", "r", event), ("training", "t", training), ("evaluation", "e", single)]
+    event["examples"] += [{"responses": [None, {"role": "chosen", "reward": None}]}, {"responses": "x", "tau": "y"}]
     page = write_report(write(tmp_path, events)).read_text(encoding="utf-8")
     assert page.count("<svg") == 3, "accuracy, rewards and loss have a value each"
 
 
+def test_report_of_an_older_run(tmp_path: Path) -> None:
+    page = write_report(write(tmp_path, old_format(full_run()))).read_text(encoding="utf-8")
+    shown = " ".join(Page(page).text.split())
+    assert page.count("<svg") == 10, "all but the reward by length and the share of the floor"
+    assert "+0.30 [+0.24, +0.36] kendall 0.650" in shown, "tau is 2 C - 1"
+    assert "c 0.65" in shown and "reward 3.000 ✓ right" in shown and "All 3 responses" not in shown
+    assert "sampler" not in shown and "None" not in page
+
+
 def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
-    page = write_report(write(tmp_path, full_run()[:2])).read_text(encoding="utf-8")
+    page = write_report(write(tmp_path, full_run()[0:3:2])).read_text(encoding="utf-8")
     assert "Accuracy by policy" in page and "not finished" in page
     for absent in (
         "Gates",
         "Example pairs",
         "Trained margin",
-        "Time by stage",
+        "Where did the time go?",
         "consistency C",
-        "Training loss",
+        "Loss of the SFT",
+        "Do two successive models rank alike?",
+        "Is length rewarded?",
     ):
         assert absent not in page
 
 
 def test_report_of_an_unfinished_last_line(tmp_path: Path) -> None:
-    write(tmp_path, full_run()[:3])
+    write(tmp_path, full_run()[:4])
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"event": "round", "id": "ro')
     assert "first run" in write_report(tmp_path).read_text(encoding="utf-8")
@@ -468,7 +568,7 @@ def test_rounds_table_fits_80_columns_with_wide_values(tmp_path: Path) -> None:
     wide = {**evaluation("M3", 2, 0.95), "suite": "gsm8k", "low": 0.9, "high": 1.0}
     wide["paired"] = {"against": "M1", "difference": -0.512, "low": -0.614, "high": -0.413}
     long_round = {**round_(2, "M3"), "pairs": 123456, "lengths": {"mean": 12345.6}}
-    events = [*full_run()[:6], ("evaluation", "wide", wide), ("round", "wide", long_round)]
+    events = [*full_run()[:7], ("evaluation", "wide", wide), ("round", "wide", long_round)]
     lines = render(rounds_table(read_events(write(tmp_path, events) / "metrics.jsonl")))
     assert max(map(len, lines)) <= 80
     row = next(line for line in lines if line.startswith("M3"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -14,24 +15,24 @@ from selfimprove.reporting.text import visible
 # Each has a contrast of at least 3.5 to white and to the page's dark background.
 COLOURS = ["#2f7fd0", "#d9662b", "#1f9a6d", "#b565c9", "#a5841f", "#7a8794"]
 BLUE, ORANGE, *_, GREY = COLOURS
-_TEXT = "#010203"  # replaced by currentColor, so that the page decides
+INK = "#010203"  # replaced by currentColor, so that the page decides
 _WIDTH = 4.9
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "selfimprove",
-    "font.size": 9.5,
-    "axes.titlesize": 9.5,
+    "font.size": 10.5,  # a phone shows a plot at about its own size
+    "axes.titlesize": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
-    "axes.labelcolor": _TEXT,
-    "axes.titlecolor": _TEXT,
-    "text.color": _TEXT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
     "text.parse_math": False,
     "xtick.color": GREY,
     "ytick.color": GREY,
-    "xtick.labelcolor": _TEXT,
-    "ytick.labelcolor": _TEXT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": GREY,
@@ -56,10 +57,10 @@ def label(value: Any) -> str:
     return shown if len(shown) <= 28 else shown[:27] + "…"
 
 
-def add_legend(ax: Any) -> None:
-    """Above the axes, in as many columns as fit; nothing for a single line."""
+def add_legend(ax: Any, least: int = 2) -> None:
+    """Above the axes, in as many columns as fit; nothing for fewer than `least` lines."""
     labels = ax.get_legend_handles_labels()[1]
-    if len(labels) < 2:
+    if len(labels) < least:
         return
     columns = max(1, min(len(labels), 56 // (max(map(len, labels)) + 6)))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0, handlelength=1.4)
@@ -75,10 +76,38 @@ def to_svg(figure: Figure, name: str, title: str) -> Markup:
     # All plots share one page, so their ids must differ.
     svg = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" id="{name}">', svg)
-    return Markup(svg.replace(_TEXT, "currentColor").replace("<svg ", f'<svg aria-label="{title}" ', 1))
+    return Markup(svg.replace(INK, "currentColor").replace("<svg ", f'<svg aria-label="{title}" ', 1))
 
 
-def draw_boxes(ax: Any, rounds: list[int], groups: dict[str, list[list[float]]], *, means: bool = False) -> None:
+def draw_points(
+    ax: Any,
+    points: Sequence[tuple[float, float, float | None, float | None]],
+    colour: str,
+    name: str,
+    *,
+    line: bool = False,
+) -> None:
+    """Values with their intervals: (x, value, low, high), joined by a line on request."""
+    below = [0.0 if low is None else max(value - low, 0) for _, value, low, _ in points]
+    above = [0.0 if high is None else max(high - value, 0) for _, value, _, high in points]
+    ax.errorbar(
+        [point[0] for point in points],
+        [point[1] for point in points],
+        yerr=[below, above],
+        fmt="o-" if line else "o",
+        color=colour,
+        capsize=3,
+        label=name,
+    )
+
+
+def round_axis(ax: Any, rounds: Sequence[int]) -> None:
+    ax.set_xticks(range(len(rounds)), [str(number) for number in rounds])
+    ax.set_xlim(-0.6, len(rounds) - 0.4)
+    ax.set_xlabel("round")
+
+
+def draw_boxes(ax: Any, rounds: list[int], groups: dict[str, list[list[float]]]) -> None:
     for index, (name, values) in enumerate(groups.items()):
         colour = COLOURS[index]
         shift = 0.36 * (index - (len(groups) - 1) / 2)
@@ -92,16 +121,12 @@ def draw_boxes(ax: Any, rounds: list[int], groups: dict[str, list[list[float]]],
             widths=0.3,
             whis=(5, 95),
             showfliers=False,
-            showmeans=means,
             patch_artist=True,
             boxprops={"facecolor": colour + "55", "edgecolor": colour},
             medianprops={"color": colour, "linewidth": 2.4},
             whiskerprops=line,
             capprops=line,
-            meanprops={"marker": "o", "markerfacecolor": colour, "markeredgecolor": colour},
         )
         ax.plot([], [], color=colour, linewidth=5, label=name)
-    ax.set_xticks(range(len(rounds)), [str(number_) for number_ in rounds])
-    ax.set_xlim(-0.6, len(rounds) - 0.4)
-    ax.set_xlabel("round")
+    round_axis(ax, rounds)
     add_legend(ax)

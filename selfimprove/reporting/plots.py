@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from selfimprove.reporting import round_plots
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.figures import (
-    BLUE,
     COLOURS,
     GREY,
-    ORANGE,
+    INK,
     STYLE,
     add_legend,
-    draw_boxes,
+    draw_points,
     label,
     new_figure,
     to_svg,
@@ -27,191 +29,202 @@ from selfimprove.reporting.summary import (
     dig,
     evaluations_of,
     number,
-    numbers,
     of_kind,
     policies_of,
     round_number,
-    rounds_of,
+    stage_of,
     text,
 )
 
 
 @dataclass
 class Plot:
-    """One figure of the report."""
+    """One figure of the report, and the part of the page that it belongs to."""
 
+    part: str
     title: str
     note: str
     svg: Markup
 
 
+_BOXES = "Boxes: the middle half and the median; whiskers: 5% to 95%."
+_BARS = "Bars are 95% intervals."
+_LOSS_NOTE = (
+    "At the start ln 2 = 0.693, where a policy is its own loss reference. Rows that only fill the last batch are "
+    "shuffled in and count 0: a batch that has some of them shows a lower loss."
+)
+Drawer = Callable[[Sequence[Event]], Figure | None]
+
+
 def plots(events: Sequence[Event]) -> list[Plot]:
     """Every plot that there is data for."""
-    drawers: list[tuple[str, str, Callable[[Sequence[Event]], Figure | None]]] = [
-        ("Accuracy by policy", "Bars are 95% intervals.", _accuracy),
+    drawers: list[tuple[str, str, str, Drawer]] = [
+        ("accuracy", "Accuracy by policy", _BARS, _accuracy),
         (
+            "accuracy",
+            "Change of accuracy, item by item",
+            f"{_BARS} An interval that holds 0 shows no change.",
+            _changes,
+        ),
+        (
+            "agreement",
+            "Rank correlation of two successive models",
+            "A larger dot: more prompts. Dashed: 0, unrelated rankings.",
+            round_plots.rank_correlation,
+        ),
+        (
+            "agreement",
             "Ranking consistency by round",
             "One value for each prompt. Dashed: 0.5, what two unrelated rankings agree on; solid: the mean.",
-            _consistency,
+            round_plots.consistency,
         ),
-        ("Reward of chosen and rejected by round", _BOXES, _rewards),
-        ("Response length by round", "Means over the responses sampled in the round.", _lengths),
-        ("Trained margin |h| by round", f"{_BOXES} Dot: the mean.", _margins),
-        ("Training loss", "", _losses),
-        ("Time by stage", "Steps reused from an earlier start of the run are not counted.", _times),
+        ("rewards", "Reward of chosen and rejected by round", _BOXES, round_plots.rewards),
+        (
+            "rewards",
+            "Trained margin h by round",
+            "One value for each pair; the farthest 2% are in the outermost bars. Dashed: 0; solid: the mean.",
+            round_plots.margins,
+        ),
+        ("length", "Response length by round", "Means over the round's responses and pairs.", round_plots.lengths),
+        (
+            "length",
+            "Reward by length",
+            f"Mean reward in bins of length. {_BARS[:-1]} over prompts.",
+            round_plots.reward_by_length,
+        ),
+        ("training", "Loss of the SFT", "", partial(_losses, stage="sft")),
+        (
+            "training",
+            "Loss of the DPO",
+            "At the start ln 2 = 0.693, where a policy is its own loss reference.",
+            _losses,
+        ),
+        ("time", "Time by stage", "Tick across a bar: the floor, where it is known.", _times),
+        ("time", "Share of the floor by stage", "Floor divided by time, in percent: higher is better.", _floors),
     ]
     found = []
     with matplotlib.rc_context(STYLE):
-        for title, note, draw in drawers:
+        for place, (part, title, note, draw) in enumerate(drawers):
             figure = draw(events)
             if figure is not None:
-                found.append(Plot(title, note, to_svg(figure, draw.__name__.strip("_"), title)))
+                found.append(Plot(part, title, note, to_svg(figure, f"plot{place}", title)))
     return found
 
 
-_BOXES = "Boxes: the middle half and the median; whiskers: 5% to 95%."
+def _accuracy_suites(events: Sequence[Event]) -> dict[str, dict[str, Event]]:
+    return {
+        suite: by_policy
+        for suite, by_policy in evaluations_of(events).items()
+        if all(e.get("metric", "accuracy") == "accuracy" for e in by_policy.values())
+    }
+
+
+def _points(
+    policies: Sequence[str], found: dict[str, Any], key: str, shift: float
+) -> list[tuple[float, float, float | None, float | None]]:
+    """(place on the axis, value, low, high) in percent of every policy that has a value under `key`."""
+    points = []
+    for place, policy in enumerate(policies):
+        value, low, high = (number(dig(found.get(policy), name)) for name in (key, "low", "high"))
+        if value is not None:
+            ends = [None if end is None else 100 * end for end in (low, high)]
+            points.append((place + shift, 100 * value, ends[0], ends[1]))
+    return points
 
 
 def _accuracy(events: Sequence[Event]) -> Figure | None:
     policies = list(policies_of(events))
     suites = {
         suite: by_policy
-        for suite, by_policy in evaluations_of(events).items()
+        for suite, by_policy in _accuracy_suites(events).items()
         if any(number(e.get("value")) is not None for e in by_policy.values())
-        and all(e.get("metric", "accuracy") == "accuracy" for e in by_policy.values())
     }
     if not suites:
         return None
     figure, (ax,) = new_figure(2.7)
     for index, (suite, by_policy) in enumerate(suites.items()):
         shift = 0.14 * (index - (len(suites) - 1) / 2)
-        points = []
-        for place, policy in enumerate(policies):
-            value = number(dig(by_policy.get(policy), "value"))
-            if value is not None:
-                low, high = (number(by_policy[policy].get(end)) for end in ("low", "high"))
-                points.append((place + shift, value, value if low is None else low, value if high is None else high))
-        x = [point[0] for point in points]
-        y = [100 * point[1] for point in points]
-        below = [100 * max(value - low, 0) for _, value, low, _ in points]
-        above = [100 * max(high - value, 0) for _, value, _, high in points]
-        colour = COLOURS[index % len(COLOURS)]
-        ax.errorbar(x, y, yerr=[below, above], fmt="o-", color=colour, capsize=3, label=label(suite))
-    ax.set_xticks(range(len(policies)), [label(policy) for policy in policies])
-    ax.set_xlim(-0.5, len(policies) - 0.5)
-    ax.set_xlabel("policy")
+        points = _points(policies, by_policy, "value", shift)
+        draw_points(ax, points, COLOURS[index % len(COLOURS)], label(suite), line=True)
+    _policy_axis(ax, policies)
     ax.set_ylabel("accuracy (%)")
     add_legend(ax)
     return figure
 
 
-def _consistency(events: Sequence[Event]) -> Figure | None:
-    rounds = [e for e in rounds_of(events) if numbers(dig(e, "consistency", "values"))]
-    if not rounds:
+def _policy_axis(ax: Any, policies: Sequence[str]) -> None:
+    ax.set_xticks(range(len(policies)), [label(policy) for policy in policies])
+    ax.set_xlim(-0.5, len(policies) - 0.5)
+    ax.set_xlabel("policy")
+
+
+def _changes(events: Sequence[Event]) -> Figure | None:
+    """The policies of the rounds against M1 and against the previous one; one axes for each suite."""
+    suites = {}
+    for suite, by_policy in _accuracy_suites(events).items():
+        made = [policy for policy, round_ in policies_of(events).items() if round_ > 0 and policy in by_policy]
+        before = next((text(dig(by_policy[p], "paired", "against")) for p in made), "") or "the start"
+        lines = {
+            f"to {before}": {policy: by_policy[policy].get("paired") for policy in made},
+            "to the previous policy": {policy: by_policy[policy].get("paired_previous") for policy in made},
+        }
+        if any(number(dig(one, "difference")) is not None for line in lines.values() for one in line.values()):
+            suites[suite] = (made, lines)
+    if not suites:
         return None
-    values = [numbers(dig(e, "consistency", "values")) for e in rounds]
-    low = min(0.0, *(min(v) for v in values))
-    high = max(1.0, *(max(v) for v in values))
-    bins = round((high - low) / 0.05) + 1
-    figure, axes = new_figure(0.7 + 1.15 * len(rounds), len(rounds))
-    for ax, event, found in zip(axes, rounds, values, strict=True):
-        # with five responses there are few possible values: bins around them, not between them
-        ax.hist(found, bins=bins, range=(low - 0.025, high + 0.025), color=BLUE, alpha=0.75)
-        ax.axvline(0.5, color=GREY, linestyle="--")
-        mean = number(dig(event, "consistency", "mean"))
-        if mean is not None:
-            ax.axvline(mean, color=ORANGE)
-        heading = f"round {round_number(event)}" + ("" if mean is None else f", mean {mean:.2f}")
-        ax.set_title(heading, loc="left")
-        ax.set_ylabel("prompts")
-        ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        ax.set_xlim(low - 0.03, high + 0.03)
-        ax.tick_params(labelbottom=ax is axes[-1])
-    measure = dig(rounds[-1], "consistency", "measure")
-    axes[-1].set_xlabel("consistency of a prompt" + (f" ({label(measure)})" if measure else ""))
-    return figure
-
-
-def _rewards(events: Sequence[Event]) -> Figure | None:
-    names = ("chosen", "rejected")
-    rounds = [e for e in rounds_of(events) if any(numbers(dig(e, "rewards", name)) for name in names)]
-    if not rounds:
-        return None
-    figure, (ax,) = new_figure(2.7)
-    groups = {name: [numbers(dig(e, "rewards", name)) for e in rounds] for name in names}
-    draw_boxes(ax, [round_number(e) for e in rounds], groups)
-    ax.set_ylabel(f"reward ({label(dig(rounds[-1], 'rewards', 'unit') or 'nats')})")
-    return figure
-
-
-def _lengths(events: Sequence[Event]) -> Figure | None:
-    lines = {"mean": "all", "chosen": "chosen", "rejected": "rejected"}
-    rounds = [e for e in rounds_of(events) if any(number(dig(e, "lengths", k)) is not None for k in lines)]
-    if not rounds:
-        return None
-    figure, (ax,) = new_figure(2.5)
-    colours = {"mean": GREY, "chosen": BLUE, "rejected": ORANGE}
-    for key, name in lines.items():
-        found = [(place, number(dig(e, "lengths", key))) for place, e in enumerate(rounds)]
-        points = [(place, value) for place, value in found if value is not None]
-        if points:
-            ax.plot([p for p, _ in points], [v for _, v in points], "o-", color=colours[key], label=name)
-    ax.set_xticks(range(len(rounds)), [str(round_number(e)) for e in rounds])
-    ax.set_xlim(-0.5, len(rounds) - 0.5)
-    ax.set_xlabel("round")
-    ax.set_ylabel(f"length ({label(dig(rounds[-1], 'lengths', 'unit') or 'tokens')})")
-    add_legend(ax)
-    return figure
-
-
-def _margins(events: Sequence[Event]) -> Figure | None:
-    rounds = [e for e in rounds_of(events) if numbers(dig(e, "margins", "values"))]
-    if not rounds:
-        return None
-    figure, (ax,) = new_figure(2.5)
-    values = [[abs(value) for value in numbers(dig(e, "margins", "values"))] for e in rounds]
-    draw_boxes(ax, [round_number(e) for e in rounds], {"|h|": values}, means=True)
-    ax.set_ylabel("trained margin |h| (nats)")
-    ax.set_ylim(bottom=0)
+    figure, axes = new_figure(0.6 + 2.0 * len(suites), len(suites))
+    for ax, (suite, (made, lines)) in zip(axes, suites.items(), strict=True):
+        for index, (name, found) in enumerate(lines.items()):
+            points = _points(made, found, "difference", 0.16 * (index - 0.5))
+            if points:
+                draw_points(ax, points, COLOURS[index], label(name))
+        ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
+        _policy_axis(ax, made)
+        ax.set_ylabel("change (points)" if len(suites) == 1 else f"{label(suite)} (points)")
+        add_legend(ax, least=1)
     return figure
 
 
 _LOSS_UNITS = {"sft": "SFT loss (nats per token)", "dpo": "DPO loss (nats per pair)"}
 
 
-def _losses(events: Sequence[Event]) -> Figure | None:
-    stages: dict[str, dict[str, list[tuple[float, float]]]] = {}
+def _losses(events: Sequence[Event], stage: str = "dpo") -> Figure | None:
+    runs: dict[str, list[tuple[float, float]]] = {}
     for event in of_kind(events, "training"):
-        history = event.get("history")
+        history = event.get("history") if event.get("stage") == stage else None
         points = []
         for place, entry in enumerate(history if isinstance(history, list) else []):
             step, loss = number(dig(entry, "step")), number(dig(entry, "loss"))
             if loss is not None:
                 points.append((float(place + 1) if step is None else step, loss))
         if points:
-            stages.setdefault(text(event.get("stage")), {})[text(event.get("policy"))] = points
-    if not stages:
+            runs[text(event.get("policy"))] = points
+    if not runs:
         return None
-    figure, axes = new_figure(0.3 + 2.2 * len(stages), len(stages))
-    for ax, (stage, runs) in zip(axes, stages.items(), strict=True):
-        for index, (policy, points) in enumerate(runs.items()):
-            x, y = [step for step, _ in points], [loss for _, loss in points]
-            marker = "o-" if len(points) == 1 else "-"
-            ax.plot(x, y, marker, color=COLOURS[index % len(COLOURS)], label=label(policy))
-        ax.set_xlabel("optimizer step")
-        ax.set_ylabel(_LOSS_UNITS.get(stage, f"{label(stage)} loss"))
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.legend(loc="upper right", ncols=2)
+    figure, (ax,) = new_figure(2.5)
+    for index, (policy, points) in enumerate(runs.items()):
+        x, y = [step for step, _ in points], [loss for _, loss in points]
+        ax.plot(x, y, "o-" if len(points) < 20 else "-", color=COLOURS[index % len(COLOURS)], label=label(policy))
+    ax.set_xlabel("optimizer step")
+    ax.set_ylabel(_LOSS_UNITS[stage])
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    low, high = ax.get_ylim()
+    if high - low < 0.01:  # what hardly moves is drawn flat, and not as noise with eight decimals
+        ax.set_ylim((low + high) / 2 - 0.005, (low + high) / 2 + 0.005)
+    add_legend(ax, least=1)
     return figure
 
 
 def _times(events: Sequence[Event]) -> Figure | None:
     seconds: dict[str, dict[int, float]] = {}
+    floors: dict[str, float] = {}
     for event in of_kind(events, "step"):
-        taken = number(event.get("seconds"))
+        taken, floor = number(event.get("seconds")), number(event.get("floor_seconds"))
         if taken and not event.get("reused"):
-            by_round = seconds.setdefault(text(event.get("step")), {})
+            by_round = seconds.setdefault(stage_of(event), {})
             by_round[round_number(event)] = by_round.get(round_number(event), 0.0) + taken
+            if floor:
+                floors[stage_of(event)] = floors.get(stage_of(event), 0.0) + floor
     if not seconds:
         return None
     longest = max(sum(by_round.values()) for by_round in seconds.values())
@@ -222,11 +235,43 @@ def _times(events: Sequence[Event]) -> Figure | None:
     for index, round_ in enumerate(rounds):
         widths = [by_round.get(round_, 0.0) / size for by_round in seconds.values()]
         colour = COLOURS[index % len(COLOURS)]
-        ax.barh(range(len(seconds)), widths, 0.65, left=left, color=colour, label=f"round {round_}")
+        ax.barh(range(len(seconds)), widths, 0.65, left=left, color=colour, label=_round_name(round_))
         left = [start + width for start, width in zip(left, widths, strict=True)]
+    for place, stage in enumerate(seconds):
+        if stage in floors:
+            ax.plot([floors[stage] / size] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=2.5)
     ax.set_yticks(range(len(seconds)), [label(name) for name in seconds])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"time ({unit})")
     add_legend(ax)
     return figure
+
+
+def _floors(events: Sequence[Event]) -> Figure | None:
+    stages: dict[str, dict[int, tuple[float, float]]] = {}
+    for event in of_kind(events, "step"):
+        taken, floor = number(event.get("seconds")), number(event.get("floor_seconds"))
+        if taken and floor and not event.get("reused"):
+            by_round = stages.setdefault(stage_of(event), {})
+            before = by_round.get(round_number(event), (0.0, 0.0))
+            by_round[round_number(event)] = (before[0] + floor, before[1] + taken)
+    if not stages:
+        return None
+    figure, (ax,) = new_figure(0.9 + 0.34 * len(stages))
+    rounds = sorted({round_ for by_round in stages.values() for round_ in by_round})
+    for index, round_ in enumerate(rounds):
+        found = [(place, by_round[round_]) for place, by_round in enumerate(stages.values()) if round_ in by_round]
+        shift = 0.12 * (index - (len(rounds) - 1) / 2)
+        shares, places = [100 * floor / taken for _, (floor, taken) in found], [place + shift for place, _ in found]
+        ax.plot(shares, places, "o", color=COLOURS[index % len(COLOURS)], label=_round_name(round_))
+    ax.set_yticks(range(len(stages)), [label(name) for name in stages])
+    ax.set_ylim(len(stages) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("share of the floor (%)")
+    add_legend(ax)
+    return figure
+
+
+def _round_name(round_: int) -> str:
+    return f"round {round_}" if round_ else "before the rounds"

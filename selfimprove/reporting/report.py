@@ -14,36 +14,23 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
+from selfimprove.reporting import tables
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
-from selfimprove.reporting.plots import plots
-from selfimprove.reporting.summary import (
-    count,
-    dig,
-    duration,
-    evaluations_of,
-    fixed,
-    of_kind,
-    policies_of,
-    policy_rows,
-    round_number,
-    rounds_of,
-    text,
-    with_interval,
-)
+from selfimprove.reporting.examples import examples_of
+from selfimprove.reporting.plots import Plot, plots
+from selfimprove.reporting.summary import duration, evaluations_of, of_kind, rounds_of, text
+from selfimprove.reporting.tables import Table, as_dict, as_list, short
 from selfimprove.reporting.text import visible
 
 
 @dataclass
-class _Table:
-    """Columns that no row has anything for are dropped."""
+class Part:
+    """A part of the page: what it answers, its plots, and its tables (the second and later ones folded)."""
 
-    columns: list[str]
-    rows: list[list[str]]
-
-    def __post_init__(self) -> None:
-        used = [index for index, _ in enumerate(self.columns) if any(row[index] for row in self.rows)]
-        self.columns = [self.columns[index] for index in used]
-        self.rows = [[row[index] for index in used] for row in self.rows]
+    title: str
+    note: str
+    plots: list[Plot]
+    tables: list[tuple[str, Table]]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -77,34 +64,73 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
     return environment.from_string(source).render(
         name=text(run.get("name")) or fallback_name,
         facts=_facts(run, events),
-        warnings=[text(item) for item in _list(run.get("warnings"))],
-        rounds=_rounds_table(events),
+        warnings=[text(item) for item in as_list(run.get("warnings"))],
+        policies=tables.policies_table(events),
         suite=next(iter(evaluations_of(events)), ""),
         gates=gates,
-        gates_failed=sum(not gate["passed"] for gate in gates),
-        plots=plots(events),
-        examples=[found for event in rounds_of(events) if (found := _examples(event))["pairs"]],
-        evaluations=_evaluations_table(events),
-        groups=_groups_table(events),
-        details=_details_table(events),
-        training=_training_table(events),
+        gates_failed=[gate for gate in gates if not gate["passed"]],
+        parts=_parts(events),
+        rounds=[found for event in rounds_of(events) if (found := examples_of(event)).examples],
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
-        versions=_dict(run.get("versions")),
+        versions=as_dict(run.get("versions")),
         model_digest=text(run.get("model_digest")),
     )
+
+
+def _parts(events: Sequence[Event]) -> list[Part]:
+    """The parts that there is anything for, in the order in which a loop is judged."""
+    drawn = plots(events)
+    parts = [
+        (
+            "accuracy",
+            "Did it get better?",
+            "Changes are paired: the same items, before and after.",
+            [("Evaluations", tables.evaluations_table(events)), ("Accuracy by group", tables.groups_table(events))],
+        ),
+        (
+            "agreement",
+            "Do two successive models rank alike?",
+            "Both rank the same responses of every prompt. Kendall's tau is 1 for equal rankings, 0 for unrelated "
+            "ones, -1 for opposite ones; a tied pair counts 0. The consistency C is what the recipe's measure makes "
+            "of it, from 0 to 1.",
+            [("Agreement", tables.agreement_table(events))],
+        ),
+        (
+            "rewards",
+            "What was preferred, and what was learned?",
+            "The margin h of a pair is beta times how much further training moved the chosen response from the loss "
+            "reference than the rejected one: above 0 the pair was learned. Right labels prefer the right answer, "
+            "among pairs with one right and one wrong response.",
+            [("Rewards and margins", tables.rewards_table(events))],
+        ),
+        (
+            "length",
+            "Is length rewarded?",
+            "Lengths are of the responses sampled in the round, in tokens. The correlation of reward and length is "
+            "Spearman's, over all responses; its interval comes from drawing prompts anew.",
+            [("Lengths", tables.length_table(events))],
+        ),
+        ("training", "Training", "", [("Training stages", tables.training_table(events))]),
+        (
+            "time",
+            "Where did the time go?",
+            "Steps reused from an earlier start of the run are not counted. The floor is the time that a step's "
+            "unavoidable matrix products take at this machine's speed; a share of 100% cannot be reached. Round 0 is "
+            "what comes before the rounds. Tokens are those sampled or scored (with the prompts where they are "
+            "sampled), or trained on.",
+            [("Stages", tables.times_table(events)), ("Sampling engine", tables.engines_table(events))],
+        ),
+    ]
+    found = [
+        Part(title, note, [plot for plot in drawn if plot.part == part], [one for one in own if one[1].rows])
+        for part, title, note, own in parts
+    ]
+    return [part for part in found if part.plots or part.tables]
 
 
 def _finalize(value: Any) -> Any:
     """Everything the template prints, other than finished SVG, goes through `visible`, then autoescape."""
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _when(stamp: Any) -> str:
@@ -122,34 +148,21 @@ def _facts(run: Event, events: Sequence[Event]) -> dict[str, str]:
     else:
         kept = f"kept {text(done.get('policy'))}" + (f" (the {done['kept']})" if done.get("kept") else "")
         state = ", ".join(part for part in (f"finished in {duration(done.get('seconds'))}", kept) if part)
+    backend = text(run.get("backend"))
+    started = next((e for e in of_kind(events, "engine") if e.get("what") == "start"), {})
+    own = run.get("backend_version") or started.get("version") or as_dict(run.get("versions")).get(backend)
+    taken = duration(started.get("seconds"))
+    sampler = f"{backend} {text(own)}".strip() + (f", started in {taken}" if taken else "")
     facts = {
         "method": text(run.get("method")),
         "model": text(run.get("model")),
         "seed": text(run.get("seed")),
         "device": text(run.get("device")),
+        "sampler": sampler,
         "started": _when(run.get("started") or run.get("time")),
         "state": state,
     }
     return {key: value for key, value in facts.items() if value}
-
-
-def _rounds_table(events: Sequence[Event]) -> _Table:
-    columns = {
-        "policy": "policy",
-        "round": "round",
-        "accuracy": "accuracy, % [95%]",
-        "change": "change, points [95%]",
-        "against": "change against",
-        "consistency": "consistency C",
-        "pairs": "pairs",
-        "right": "right labels, % [95%]",
-        "margin": "mean |h|, nats",
-        "length": "mean length, tokens",
-        "truncated": "truncated, %",
-        "duplicates": "duplicates, %",
-        "time": "time of the round",
-    }
-    return _Table(list(columns.values()), [[getattr(row, name) for name in columns] for row in policy_rows(events)])
 
 
 def _gate(event: Event) -> dict[str, Any]:
@@ -157,118 +170,7 @@ def _gate(event: Event) -> dict[str, Any]:
         "passed": event.get("passed") is True,
         "round": text(event.get("round")),
         "name": text(event.get("gate")),
-        "value": _short(event.get("value")),
-        "bound": _short(event.get("bound")),
+        "value": short(event.get("value")),
+        "bound": short(event.get("bound")),
         "message": text(event.get("message")),
     }
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else text(value)
-
-
-def _counts(value: Any) -> str:
-    return ", ".join(f"{text(reason)}: {_short(number)}" for reason, number in _dict(value).items())
-
-
-def _mark(right: Any) -> str:
-    return {True: "right", False: "wrong"}.get(right, "") if isinstance(right, bool) else ""
-
-
-def _examples(event: Event) -> dict[str, Any]:
-    pairs = []
-    for example in _list(event.get("examples")):
-        sides = [
-            {
-                "name": side,
-                "text": text(dig(example, side)),
-                "reward": fixed(dig(example, f"{side}_reward"), 3),
-                "mark": _mark(dig(example, f"{side}_right")),
-            }
-            for side in ("chosen", "rejected")
-        ]
-        pairs.append(
-            {
-                "prompt": text(dig(example, "prompt")),
-                "confidence": fixed(dig(example, "confidence"), 2),
-                "sides": sides,
-            }
-        )
-    return {"round": round_number(event), "policy": text(event.get("policy")), "pairs": pairs}
-
-
-def _evaluations_table(events: Sequence[Event]) -> _Table:
-    rows = []
-    for suite, by_policy in evaluations_of(events).items():
-        for policy in policies_of(events):
-            event = by_policy.get(policy)
-            if event is None:
-                continue
-            # only shares are shown as percentages; what another metric counts is not known here
-            scale, digits = (100, 1) if event.get("metric", "accuracy") == "accuracy" else (1, 3)
-            metric = text(event.get("metric") or "accuracy") + (", %" if scale == 100 else "")
-            value = with_interval(event, "value", scale=scale, digits=digits)
-            change = with_interval(event.get("paired"), "difference", scale=scale, digits=digits, sign=True)
-            against = text(dig(event, "paired", "against"))
-            failures = _counts(event.get("failures"))
-            digest = text(event.get("policy_digest"))[:12]
-            rows.append([suite, policy, metric, value, change, against, count(event.get("n")), failures, digest])
-    columns = ["suite", "policy", "metric", "value [95%]", "change [95%]", "against", "items", "failures"]
-    return _Table([*columns, "policy digest"], rows)
-
-
-def _groups_table(events: Sequence[Event]) -> _Table:
-    rows = []
-    for suite, by_policy in evaluations_of(events).items():
-        evaluated = [policy for policy in policies_of(events) if policy in by_policy]
-        names = {name: None for policy in evaluated for name in _dict(by_policy[policy].get("groups"))}
-        for name in names:
-            cells = []
-            for policy in policies_of(events):
-                group = dig(by_policy.get(policy), "groups", name)
-                value, size = fixed(dig(group, "value"), 1, scale=100), count(dig(group, "n"))
-                cells.append(f"{value} (of {size})" if value and size else value)
-            rows.append([suite, name, *cells])
-    return _Table(["suite", "group", *(f"{policy}, %" for policy in policies_of(events))], rows)
-
-
-def _details_table(events: Sequence[Event]) -> _Table:
-    rows = [
-        [
-            str(round_number(event)),
-            count(event.get("prompts")),
-            count(event.get("responses")),
-            text(dig(event, "consistency", "measure")),
-            text(dig(event, "consistency", "mode")),
-            with_interval(event.get("consistency"), "mean", digits=3),
-            _short(dig(event, "consistency", "weight")),
-            _short(dig(event, "consistency", "undefined")),
-            fixed(dig(event, "consistency", "tie_rate"), 1, scale=100),
-            fixed(event.get("reward_length_correlation"), 2, sign=True),
-            _counts(event.get("skipped")),
-            fixed(dig(event, "health", "distinct_2"), 3),
-            fixed(dig(event, "health", "truncation_rate"), 1, scale=100),
-        ]
-        for event in rounds_of(events)
-    ]
-    columns = ["round", "prompts", "responses", "measure", "mode", "consistency [95%]", "weight", "undefined"]
-    columns += ["ties, %", "reward–length correlation", "skipped pairs", "distinct-2", "truncated, %"]
-    return _Table(columns, rows)
-
-
-def _training_table(events: Sequence[Event]) -> _Table:
-    rows = []
-    for event in of_kind(events, "training"):
-        last = next(reversed(_list(event.get("history"))), None)
-        rows.append(
-            [
-                text(event.get("stage")),
-                text(event.get("policy")),
-                count(event.get("examples")),
-                _short(event.get("epochs")),
-                count(dig(last, "step")),
-                fixed(dig(last, "loss"), 4),
-                duration(event.get("seconds")),
-            ]
-        )
-    return _Table(["stage", "policy", "examples", "epochs", "steps", "last loss, nats", "time"], rows)

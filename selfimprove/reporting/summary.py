@@ -59,6 +59,14 @@ def with_interval(source: Any, key: str, *, digits: int = 1, scale: float = 1, s
     return f"{value} [{low}, {high}]" if value and low and high else value
 
 
+def between(
+    figures: tuple[float, float, float] | None, *, digits: int = 1, scale: float = 1, sign: bool = False
+) -> str:
+    """`12.3 [10.1, 14.5]` from (value, low, high)."""
+    named = dict(zip(("value", "low", "high"), figures, strict=True)) if figures else None
+    return with_interval(named, "value", digits=digits, scale=scale, sign=sign)
+
+
 def duration(seconds: Any) -> str:
     """`2 h 05 min`, `3 min 20 s` or `4.1 s`."""
     found = number(seconds)
@@ -104,6 +112,52 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
+def tau_of(event: Event) -> dict[str, Any] | None:
+    """Kendall's tau between a round's two rankings: `mean`, `low`, `high` and the prompts' `values`.
+
+    Older runs wrote only the consistency down, which with the measure `kendall` is (tau + 1) / 2.
+    """
+    written = dig(event, "rankings", "tau")
+    if number(dig(written, "mean")) is not None:
+        return dict(written)
+    found = dig(event, "consistency")
+    if dig(found, "measure") != "kendall" or number(dig(found, "mean")) is None:
+        return None
+    known = {key: number(found.get(key)) for key in ("mean", "low", "high")}
+    tau: dict[str, Any] = {key: None if value is None else 2 * value - 1 for key, value in known.items()}
+    return tau | {"values": [2 * value - 1 for value in numbers(found.get("values"))]}
+
+
+def length_means(event: Event) -> dict[str, float]:
+    """Mean length of all responses of a round (`mean`), of its chosen and of its rejected ones, as far as known."""
+    found = {}
+    for key in ("mean", "chosen", "rejected"):
+        value = dig(event, "lengths", key)
+        each = numbers(value) if isinstance(value, list) else numbers([value])
+        if each:
+            found[key] = sum(each) / len(each)
+    return found
+
+
+STAGES = {
+    "sample": "sampling",
+    "log_probs": "scoring",
+    "sft": "SFT",
+    "dpo": "DPO",
+    "reward_model": "reward model",
+    "function": "judge function",
+}
+
+
+def stage_of(step: Event) -> str:
+    """What a step was for, in words. Sampling has three uses, which its label tells apart; a suite that is scored and
+    not sampled counts as scoring."""
+    kind, name = text(step.get("step")), text(step.get("label"))
+    if kind == "sample" and name and not name.startswith("sample "):
+        return "judging" if name.endswith(")") else "evaluation"
+    return STAGES.get(kind, kind)
+
+
 @dataclass
 class PolicyRow:
     """One line of the rounds table, every cell as text; a cell with no value is empty."""
@@ -113,14 +167,14 @@ class PolicyRow:
     accuracy: str
     change: str
     against: str
+    last_change: str
     consistency: str
+    tau: str
     pairs: str
     right: str
     right_share: str
     margin: str
     length: str
-    truncated: str
-    duplicates: str
     time: str
 
 
@@ -140,6 +194,7 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
     for policy, round_ in policies.items():
         evaluation, made = evaluations.get(policy), rounds.get(policy)
         paired, labels = dig(evaluation, "paired"), dig(made, "label_accuracy")
+        last = dig(evaluation, "paired_previous")
         right = with_interval(labels, "value", scale=100)
         rows.append(
             PolicyRow(
@@ -148,14 +203,14 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
                 accuracy=with_interval(evaluation, "value", scale=100),
                 change=with_interval(paired, "difference", scale=100, sign=True),
                 against=text(dig(paired, "against")),
+                last_change=with_interval(last, "difference", scale=100, sign=True),
+                tau=with_interval(tau_of(made) if made else None, "mean", digits=2, sign=True),
                 consistency=fixed(dig(made, "consistency", "mean"), 2),
                 pairs=count(dig(made, "pairs")),
                 right=right,
                 right_share=right.partition(" ")[0],
                 margin=fixed(dig(made, "margins", "mean_abs"), 3),
                 length=fixed(dig(made, "lengths", "mean"), 1),
-                truncated=fixed(dig(made, "lengths", "truncated_share"), 1, scale=100),
-                duplicates=fixed(dig(made, "health", "duplicate_rate"), 1, scale=100),
                 time=duration(seconds.get(round_)) if last_of_round[round_] == policy else "",
             )
         )
