@@ -22,7 +22,7 @@ import torch
 from peft import PeftModel
 from scipy.stats import kendalltau
 from stages import CLOCKS, EVALUATION, Clock, RoundTimes, Stage
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from selfimprove.floor import sampling_work, scoring_work, training_work
@@ -71,8 +71,9 @@ class Plain:
         }
 
     def settings(self) -> dict[str, Any]:
-        """For the result's file, without the prompts."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("texts", "items")}
+        """For the result's file, without the prompts and without where this machine keeps its models."""
+        left_out = ("texts", "items", "base", "adapter", "middle")
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {**values, "dpo": self.dpo_arguments()}
 
 
@@ -163,6 +164,7 @@ class PlainRound:
             train_dataset=datasets.Dataset.from_list(pairs),
             processing_class=self.tokenizer,
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.save_model(folder)
 

@@ -88,7 +88,7 @@ def benchmark(
             "clock": clock,
             "repeats": repeats,
             "prompts": len(start.prompts),
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json", exclude={"output", "store"}),
         },
         "speed": {
             "large_flops": speed.large,

@@ -354,10 +354,7 @@ class Loop(Record):
             examples=len(rows),
             epochs=options["epochs"],
             seconds=artefact.figures["seconds"],
-            history=[
-                {"margin" if name == "rewards/margins" else name: value for name, value in row.items()}
-                for row in read_history(artefact.folder)
-            ],
+            history=[_shown(row) for row in read_history(artefact.folder)],
         )
         return trained, artefact
 
@@ -447,6 +444,13 @@ def margins(pairs: Sequence[Pair], after: LogProbs, reference: LogProbs, beta: f
         )
         for pair in pairs
     ]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A logged training step as the report names it: the loss is the mean of the pairs, without padding rows."""
+    names = {"rewards/margins": "margin", "loss_per_pair": "loss"}
+    kept = {name: value for name, value in row.items() if not (name == "loss" and "loss_per_pair" in row)}
+    return {names.get(name, name): value for name, value in kept.items()}
 
 
 def _pair_row(pair: Pair, reference: LogProbs) -> dict[str, Any]:

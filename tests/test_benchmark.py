@@ -67,3 +67,14 @@ def test_m1_is_made_once_and_one_side_can_be_left_out(
     before = (made / "manifest.json").stat().st_mtime_ns
     benchmark.benchmark(recipe, tmp_path / "work", repeats=1, plain=False)
     assert (made / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_readmes_table_is_made_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    made = importlib.import_module("readme_table")
+    transformers, vllm = made.read("cpu-transformers"), made.read("cpu-vllm")
+    assert (transformers["settings"]["backend"], vllm["settings"]["backend"]) == ("transformers", "vllm")
+    assert made.table(transformers, vllm) in (BENCHMARKS.parent / "README.md").read_text()
+    for results in (transformers, vllm):
+        assert results["neighbours"]["quiet"], "measured while other programs had the cores"
+        assert '"/' not in json.dumps(results), "a path of the machine that measured"

@@ -102,6 +102,10 @@ def test_collect_on_a_tiny_run(tiny_cells: list[Cell], tmp_path: Path) -> None:
     assert results["missing"] == {"paper-beta-srlm-seed3": "not started"}
     collector.write_results(tmp_path / "results.json", results)
     assert json.loads((tmp_path / "results.json").read_text()) == results
+    # Another machine's part keeps these, and replaces none that it has itself.
+    earlier = {"runs": {**results["runs"], tiny_cells[0].name: "old", tiny_cells[2].name: "kept"}, "missing": {}}
+    both = collector.collect(folder, tiny_cells, earlier)
+    assert both == {"runs": {**results["runs"], tiny_cells[2].name: "kept"}, "missing": {}}
 
     for cell in tiny_cells[:2]:
         run, events = results["runs"][cell.name], read_events(folder / cell.name / "metrics.jsonl")

@@ -166,9 +166,12 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> list[Policy]:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the engine writes; ends it after the last test."""
-    yield tmp_path_factory.mktemp("engine") / "engine.log"
-    ENGINE.close()
+    """Where the engine writes; ends it after the last test. TQDM_DISABLE, which people set to have it quiet, once made
+    vLLM divide by zero."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TQDM_DISABLE", "1")
+        yield tmp_path_factory.mktemp("engine") / "engine.log"
+        ENGINE.close()
 
 
 @pytest.fixture

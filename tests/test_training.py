@@ -243,6 +243,14 @@ def test_training_uses_the_soft_loss_with_each_pairs_own_confidence(tiny_policy:
     assert logged["rewards/margins"] == pytest.approx(beta * (-2 + 3) / 2, abs=1e-5)
 
 
+def test_the_logged_loss_of_the_pairs_leaves_padding_out(tiny_policy: Policy, tmp_path: Path) -> None:
+    """Two batches for five pairs: three of the eight rows are padding, which the optimizer's loss counts as 0."""
+    step = run(tmp_path, request("dpo", tiny_policy, pair_rows(tiny_policy, 5), batch_size=4, learning_rate=0.0))
+    history = read_history(step.folder)
+    assert [row["loss_per_pair"] for row in history] == pytest.approx([math.log(2)] * 2, abs=1e-5)
+    assert sum(row["loss"] for row in history) == pytest.approx(math.log(2) * 5 / 4, abs=1e-4)
+
+
 def test_sft_loss_is_the_mean_over_the_responses_tokens(tiny_policy: Policy, tmp_path: Path) -> None:
     rows = example_rows(4)
     (step,) = read_history(run(tmp_path, request("sft", tiny_policy, rows)).folder)

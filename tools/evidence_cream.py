@@ -5,7 +5,7 @@
     python tools/evidence_cream.py collect FOLDER  # docs/evidence/cream/results.json: raw values per seed
     python tools/evidence_cream.py page            # docs/evidence/cream.md and its plots, from results.json alone
 
-`collect` takes the runs that are finished and names the others.
+`collect` takes the runs that are finished, keeps those that results.json has from other folders, and names the others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 1 if (run_matrix if given.command == "run" else compare_last)(given.folder, cells) else 0
         file = given.docs / "cream" / "results.json"
         if given.command == "collect":
-            results = collect(given.folder, matrix())
+            before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            results = collect(given.folder, matrix(), before)
             write_results(file, results)
             print(f"{file}: {len(results['runs'])} finished runs, {len(results['missing'])} missing")
         else:

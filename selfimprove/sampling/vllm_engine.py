@@ -135,7 +135,8 @@ class Engine:
                 tell(int(n or 0))
                 return super().update(n)
 
-        return Bar(**(options | {"file": io.StringIO()}))
+        # Whatever TQDM_DISABLE says: vLLM divides by the time that a disabled bar does not keep.
+        return Bar(**(options | {"file": io.StringIO(), "disable": False}))
 
     def _probe_log_probs(self) -> list[float]:
         """Log-probs (nats) of a fixed text's tokens under the weights the engine holds."""

@@ -104,6 +104,7 @@ class PreferenceTrainer(DPOTrainer):
             }
         if real.any():
             metrics = self._metrics["train" if self.model.training else "eval"]
+            metrics["loss_per_pair"].append(float(per_pair[real].mean().detach()))  # `loss` counts padding as 0
             metrics["rewards/margins"].append(float(margin[real].mean().detach()))
             metrics["rewards/accuracies"].append(float((margin[real] > 0).float().mean()))
             metrics["rewards/chosen"].append(float(chosen_reward[real].mean().detach()))

@@ -35,9 +35,14 @@ _DECIDES = (
 )
 
 
-def collect(folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
-    """The raw values of every finished run of `cells` below `folder`, and why the others are missing."""
+def collect(folder: Path, cells: Sequence[Cell], collected: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The raw values of every finished run of `cells` below `folder`, and why the others are missing.
+
+    A run of which `folder` has nothing keeps its values of `collected`, an earlier results.json: the matrix can be run
+    in parts, on several machines.
+    """
     runs: dict[str, Any] = {}
+    before = collected["runs"] if collected else {}
     missing: dict[str, str] = {}
     for cell in cells:
         metrics = folder / cell.name / "metrics.jsonl"
@@ -45,6 +50,8 @@ def collect(folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
         if of_kind(events, "done"):
             runs[cell.name] = one_run(cell, cell.load(folder), events, folder / "store")
             runs[cell.name]["last_agreement"] = _last_agreement(cell, folder, runs[cell.name]["rounds"][-1]["round"])
+        elif not events and cell.name in before:
+            runs[cell.name] = before[cell.name]
         else:
             missing[cell.name] = _why_missing(events)
     return {"runs": runs, "missing": missing}
