@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from selfimprove.errors import InputError, RunFailed, SelfImproveError
+from selfimprove.reporting.text import printable
 from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
 
 app = typer.Typer(
@@ -80,14 +82,35 @@ def report(folder: RunFolder) -> None:
 
 @app.command(name="eval")
 def evaluate(
-    suite: Annotated[str, typer.Argument(help="A shipped suite (`selfimprove ls`) or a YAML file.")],
-    policy: Annotated[str, typer.Option(help="Built-in name, hub id, model or adapter folder, or runs/x[@M1].")],
+    suite: Annotated[str, typer.Argument(help="A shipped suite (`selfimprove ls`) or a YAML file; or `alpaca`.")],
+    policy: Annotated[
+        str | None, typer.Option(help="Built-in name, hub id, model or adapter folder, or runs/x[@M1].")
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="alpaca: a CSV file of preferences, any models.")] = None,
+    corrected: Annotated[
+        bool, typer.Option(help="alpaca: length control without the two oddities of the published one.")
+    ] = False,
+    max_missing: Annotated[float, typer.Option(min=0, max=1, help="alpaca: allowed share of missing ones.")] = 0.1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for its artefacts.")] = None,
     backend: Annotated[str, typer.Option(help="Sampler: auto, vllm or transformers.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
-    """Measure a policy on a suite; an interrupted evaluation goes on."""
+    """Measure a policy on a suite; an interrupted evaluation goes on. `eval alpaca --annotations FILE`: win rates."""
+    if annotations is not None:
+        if suite != "alpaca" or policy is not None:
+            raise InputError(
+                "--annotations belongs to `eval alpaca` and needs no --policy: the file holds the verdicts"
+            )
+        _win_rates(annotations, corrected, max_missing, as_json)
+    elif policy is None:
+        needed = "--annotations FILE.csv" if suite == "alpaca" else "--policy"
+        raise InputError(f"eval {suite}: {needed} is missing")
+    else:
+        _accuracy(suite, policy, limit, output, backend, as_json)
+
+
+def _accuracy(suite: str, policy: str, limit: int | None, output: Path | None, backend: str, as_json: bool) -> None:
     from selfimprove.recipe import make_recipe
 
     folder = output or Path("runs") / f"eval-{Path(suite).stem}-{_slug(policy)}"
@@ -117,6 +140,41 @@ def evaluate(
         out.print(f"  {name}: {100 * group['value']:.1f}% of {group['n']}", highlight=False)
     if found["failures"]:
         out.print(f"  counted as wrong: {found['failures']}", highlight=False)
+
+
+def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: bool) -> None:
+    from selfimprove.evaluation.alpaca import measure, read_annotations
+    from selfimprove.reporting.terminal import Progress
+
+    count = len(read_annotations(annotations))
+    found = []
+    with _stoppable(), Progress().task("win rates", count, "models") as advance:
+        for one in measure(annotations, corrected, max_missing):
+            found.append(one)
+            advance(1)
+    if as_json:
+        print(json.dumps([one.as_json() for one in found]))
+        return
+    table = Table("model", box=None, pad_edge=False)
+    missing = any(one.rate.missing for one in found)
+    for name in ("win rate, %", "LC win rate, %", "n", *(["missing"] if missing else []), "length"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in sorted(found, key=lambda one: -one.controlled.win_rate):
+        rate, controlled = one.rate, one.controlled
+        table.add_row(
+            Text(printable(one.model)),
+            f"{rate.win_rate:.1f} [{rate.low:.1f}, {rate.high:.1f}]",
+            f"{controlled.win_rate:.1f} [{controlled.low:.1f}, {controlled.high:.1f}]",
+            str(rate.n),
+            *([str(rate.missing)] if missing else []),
+            f"{one.mean_length:,.0f}",
+        )
+    out.print(table)
+    out.print(
+        "\\[95%] by bootstrap over instructions; mean length in characters; LC, at equal lengths: "
+        + ("corrected, not comparable with published numbers." if corrected else "as published (docs/evaluation.md)."),
+        highlight=False,
+    )
 
 
 @app.command()

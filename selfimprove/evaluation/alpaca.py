@@ -1,0 +1,153 @@
+"""AlpacaEval 2 from annotations: win rates and length-controlled win rates of the models in a CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.evaluation.length_control import Floats, Gamed, LengthControlled, length_controlled_win_rate
+from selfimprove.evaluation.win_rate import WinRate, win_rate
+from selfimprove.shipped import suites_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("model", "index", "preference", "len_output_1", "len_output_2")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's figures. Lengths in characters."""
+
+    model: str
+    rate: WinRate
+    controlled: LengthControlled
+    mean_length: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: every rate in percent."""
+        return {
+            "model": self.model,
+            "win_rate": self.rate.win_rate,
+            "length_controlled_win_rate": self.controlled.win_rate,
+            "standard_error": self.rate.standard_error,
+            "n": self.rate.n,
+            "discrete_win_rate": self.rate.discrete,
+            "wins": self.rate.wins,
+            "losses": self.rate.losses,
+            "ties": self.rate.draws,
+            "missing": self.rate.missing,
+            "win_rate_interval": [self.rate.low, self.rate.high],
+            "length_controlled_interval": [self.controlled.low, self.controlled.high],
+            "mean_length": self.mean_length,
+            "fit": {
+                name: value
+                for name, value in asdict(self.controlled).items()
+                if name in ("length", "difficulty", "model", "inverse_strength")
+            },
+        }
+
+
+@lru_cache
+def shipped_gamed() -> tuple[Gamed, Floats]:
+    """The gamed annotations, and the difficulty of each of the 805 instructions (CC BY-NC 4.0, eval/alpaca)."""
+    import pandas as pd
+
+    rows = pd.read_csv(suites_folder() / "alpaca" / "gamed.csv")
+    gamed = Gamed(*(rows[name].to_numpy(float) for name in ("preference", "std_delta_len", "instruction_difficulty")))
+    difficulty = rows.drop_duplicates("index").sort_values("index")["instruction_difficulty"]
+    return gamed, difficulty.to_numpy(float)
+
+
+def measure(path: Path, corrected: bool = False, max_missing: float = 0.1, resamples: int = 200) -> Iterator[Measured]:
+    """The figures of every model in an annotation file, in the file's order, one after another.
+
+    The columns are those of the authors' annotations: `model`; `index`, the instruction's number in AlpacaEval;
+    `preference`, 1 if the baseline's output is the better one, 2 if the model's, anything between, 0 for a tie, empty
+    for missing; `len_output_1` and `len_output_2`, characters of the baseline's and the model's output; optionally
+    `row`, the place of a row in the file that it was taken from (by default its place among the model's rows).
+
+    Args:
+        corrected: difficulties by instruction instead of by row, and centred length differences.
+        max_missing: RunFailed where a larger share of a model's preferences is missing.
+        resamples: of instructions, for the interval of the length-controlled win rate.
+
+    Raises InputError for a file that is not of this form, before anything is fitted.
+    """
+    models = read_annotations(path)
+    gamed, difficulty = shipped_gamed()
+    for name, rows in models.items():
+        preference = rows["preference"].to_numpy(float)
+        missing = np.isnan(preference)
+        if missing.mean() > max_missing or (~missing).sum() < 2:
+            raise RunFailed(
+                f"{path}: {name}: {missing.sum()} of {len(rows)} preferences are missing, more than the allowed share "
+                f"of {max_missing:g} (--max-missing); a rate of what is left would not be the model's"
+            )
+        difference = (rows["len_output_1"] - rows["len_output_2"]).to_numpy(float)
+        place = rows["index" if corrected else "row"].to_numpy(int)
+        yield Measured(
+            name,
+            win_rate(preference),
+            length_controlled_win_rate(preference, difference, difficulty[place], gamed, corrected, resamples),
+            float(rows["len_output_2"].mean()),
+        )
+
+
+def read_annotations(path: Path) -> dict[str, pd.DataFrame]:
+    """Rows by model, checked (see `measure`); `preference` becomes the probability that the model is the better one."""
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"--annotations: {path}: not readable as CSV ({' '.join(str(error).split())})") from error
+    for name in COLUMNS:
+        if name not in rows.columns:
+            close = get_close_matches(name, list(rows.columns), 1)
+            have = f"did you mean the column {close[0]!r}?" if close else f"it has: {', '.join(rows.columns)}"
+            raise InputError(f"--annotations: {path}: no column {name!r}; {have}")
+    if rows.empty:
+        raise InputError(f"--annotations: {path}: has no rows")
+    count = len(shipped_gamed()[1])
+    if "row" not in rows.columns:
+        rows["row"] = rows.groupby("model", sort=False).cumcount().astype(str)
+    for name in ("index", "row"):
+        rows[name] = _numbers(path, rows, name, lambda v: (v >= 0) & (v < count) & (v % 1 == 0), f"0 to {count - 1}")
+    for name in ("len_output_1", "len_output_2"):
+        rows[name] = _numbers(path, rows, name, lambda v: (v >= 0) & np.isfinite(v), "a number of characters")
+    given = _numbers(
+        path, rows, "preference", lambda v: np.isnan(v) | (v == 0) | ((v >= 1) & (v <= 2)), "1 to 2, 0 (tie) or empty"
+    )
+    rows["preference"] = given.replace({0.0: 1.5}) - 1
+    twice = rows[rows.duplicated(["model", "index"])]
+    if len(twice):
+        first = twice.iloc[0]
+        raise InputError(
+            f"--annotations: {path}, line {twice.index[0] + 2}: a second row of {first['model']} for instruction "
+            f"{int(first['index'])}; every instruction counts once"
+        )
+    return {str(name): group for name, group in rows.groupby("model", sort=False)}
+
+
+def _numbers(path: Path, rows: pd.DataFrame, name: str, valid: Any, wanted: str) -> pd.Series[float]:
+    """A column as numbers (empty or nan: NaN). Raises InputError with the line of the first that is not `valid`."""
+    import pandas as pd
+
+    text = rows[name].str.strip()
+    empty = text.str.lower().isin(["", "nan", "none", "null"])
+    values = pd.to_numeric(text.mask(empty), errors="coerce").astype(float)
+    wrong = (values.isna() & ~empty) | ~valid(values)
+    if wrong.any():
+        line = int(np.argmax(wrong.to_numpy()))
+        raise InputError(
+            f"--annotations: {path}, line {line + 2}: {name} must be {wanted}; found {rows[name].iloc[line]!r}"
+        )
+    return values
