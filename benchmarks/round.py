@@ -165,6 +165,8 @@ def main(
     out: Path = RESULTS / "round.json",
 ) -> None:
     """See the module."""
+    if clock == "cpu" and (backend == "vllm" or pick_device(device) != "cpu"):
+        raise typer.BadParameter("the process's own time misses an engine's process and a GPU", param_hint="--clock")
     work = out.parent / ".work"
     work.mkdir(parents=True, exist_ok=True)
     (work / ".gitignore").write_text("*\n")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +18,6 @@ from selfimprove.artefacts import Store
 from selfimprove.builtin import BUILTINS, cache_folder
 from selfimprove.errors import InputError
 from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import FILE_NAME, read_events
 from selfimprove.reporting.summary import duration
 from selfimprove.reporting.text import printable
 from selfimprove.run_folder import Run
@@ -90,14 +90,18 @@ def _estimate(loop: Any) -> Table:
     scored = 3 * (prompts + sampled)
     trained = seed + recipe.training.epochs * 2 * (prompts + count * new)
     items = sum(len(items) for _, items in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
-    size, speed = model_size(str(base)), machine_speed(loop.dtype, loop.device)
-    passes = 2 if recipe.training.lora else 3
-    many = 2 * (size.body + size.head) * (prompts + scored + passes * trained)
-    few = 2 * (size.body + size.head) * (sampled + 60 * items)
-    seconds = many / speed.large + few / speed.decode
     table = Table("estimate", "at most", box=None, pad_edge=False)
     table.add_row("tokens sampled / scored / trained", f"{sampled:,.0f} / {scored:,.0f} / {trained:,.0f}")
-    table.add_row("time", f"{duration(2 * seconds)} (at half of this machine's matrix speed)")
+    try:
+        size, speed = model_size(str(base)), machine_speed(loop.dtype, loop.device)
+    except KeyError as missing:
+        table.add_row("time", f"not known: {base / 'config.json'} has no {missing}")
+    else:
+        passes = 2 if recipe.training.lora else 3
+        many = 2 * (size.body + size.head) * (prompts + scored + passes * trained)
+        few = 2 * (size.body + size.head) * (sampled + 60 * items)
+        seconds = many / speed.large + few / speed.decode
+        table.add_row("time", f"{duration(2 * seconds)} (at half of this machine's matrix speed)")
     for row in _memory_and_disk(loop, base):
         table.add_row(*row)
     return table
@@ -131,6 +135,9 @@ def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
     )
     margin = 1.0 if gpu else estimate.CPU_MARGIN
     peaks = {step: margin * memory.total for step, memory in estimate.peaks(shape, plan, recipe).items()}
+    if loop.backend == "vllm" and not gpu:
+        held, loading = estimate.engine_on_cpu(shape, plan, adapter=plan.lora_rank is not None)
+        peaks = {step: size + held for step, size in peaks.items()} | {"sample": held + loading}
     most = max(peaks, key=lambda step: peaks[step])
     each = " on each GPU" if gpu and plan.processes > 1 else ""
     by_step = ", ".join(f"{step} {size / estimate.GIB:.1f}" for step, size in peaks.items())
@@ -156,15 +163,23 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _engine_of(holder: int | None) -> int | None:
+    """Process id of the living vLLM engine that a process has started."""
+    try:
+        children = psutil.Process(holder).children() if holder else []
+        return next((child.pid for child in children if "selfimprove.sampling.vllm_engine" in child.cmdline()), None)
+    except psutil.Error:
+        return None
+
+
 def print_status(folder: Path, verify: bool, out: Console) -> None:
     """Steps finished and under way; with `verify`, every file's digest."""
     run = Run(folder)
     recipe = run.read_recipe()
     holder = run.holder()
     state = f"process {holder} is working on it" if holder else "no process is working on it"
-    metrics = read_events(folder / FILE_NAME) if holder and (folder / FILE_NAME).is_file() else []
-    if engines := [event["pid"] for event in metrics if event["event"] == "engine" and event.get("what") == "start"]:
-        state += f" (its vLLM engine: process {engines[-1]})"
+    if engine := _engine_of(holder):
+        state += f" (its vLLM engine: process {engine})"
     out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False, soft_wrap=True)
     store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
     table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)

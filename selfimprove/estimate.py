@@ -27,6 +27,8 @@ _TILE_POSITIONS, _TILE_VOCABULARY = 4096, 32768
 _TILE_BYTES_CPU = 33
 # The scorer's own bound on the logits of a batch, in numbers.
 _LOGIT_BUDGET = 2**27
+# The most that the engine's cache of keys and values takes on the CPU (VLLM_CPU_KVCACHE_SPACE, sampling/vllm.py).
+_ENGINE_CACHE = 4 * GIB
 # The trainer keeps two checkpoints and writes the third before it removes the first.
 _CHECKPOINTS = 3
 
@@ -241,6 +243,13 @@ def loading(shape: Shape, plan: Plan) -> int:
     width = 4 if plan.lora_rank is None else plan.width
     models = 2 if plan.sharded and plan.lora_rank is None else 1
     return plan.processes * models * shape.parameters * width
+
+
+def engine_on_cpu(shape: Shape, plan: Plan, adapter: bool) -> tuple[int, int]:
+    """A vLLM engine on the CPU, in a process of its own: what it holds all the time, beside every other step (it cannot
+    sleep there), and how much more while it reads new weights (an adapter is merged into an fp32 copy of its base)."""
+    held = RUNTIME + shape.parameters * plan.width + _ENGINE_CACHE
+    return held, 4 * shape.parameters if adapter else 0
 
 
 @dataclass(frozen=True)

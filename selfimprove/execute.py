@@ -22,7 +22,7 @@ from selfimprove.run_folder import Run
 from selfimprove.sampling import choose_backend, close_engine
 from selfimprove.steps import environment
 from selfimprove.training.accelerate_file import require_here
-from selfimprove.training.trackers import tracking
+from selfimprove.training.trackers import check_trackers, tracking
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     them. Raises `InputError` (nothing started) or `RunFailed` (finished steps are kept).
     """
     quiet_libraries()
+    check_trackers(recipe.training.report_to)
     if recipe.training.accelerate:
         require_here(recipe, pick_device(recipe.device))
     progress = progress or Progress()
     folder = Path(recipe.output)
     place = Run(folder)
-    with tracking(recipe.training.report_to, folder), place.locked():
+    with place.locked(), tracking(recipe.training.report_to, folder):
         recipe = _with_backend(recipe, place, progress)
         for change in place.adopt(recipe):
             progress.note(f"the recipe changed since this run was last started: {change}")
@@ -78,7 +79,8 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
 def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     """The recipe with `sampling.backend: auto` resolved, so that `recipe.yaml` says what a continued run must keep."""
     before = place.read_recipe().get("sampling", {}).get("backend") if place.recipe_file.is_file() else None
-    before = before if before in ("vllm", "transformers", "openai") else None
+    if before not in ("vllm", "transformers", "openai") or (before == "openai" and recipe.sampling.server is None):
+        before = None
     backend, note = choose_backend(recipe.sampling.backend, pick_device(recipe.device), before)
     if note:
         progress.note(note)
@@ -94,7 +96,7 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
     while True:
         try:
             loop = Loop(recipe, store, events, progress)
-            loop.check_server()
+            loop.check_sampler()
             events.emit(
                 "run",
                 loop.base_policy.digest,

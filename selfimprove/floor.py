@@ -140,11 +140,11 @@ def step_floor(
     work = step_work(step, options, inputs, rows)
     if work is None or options.get("backend") == "openai":  # a server's speed is its own
         return None
-    try:
-        speed = machine_speed(str(options["dtype"]), device)
-    except torch.OutOfMemoryError:  # an engine may hold all of a GPU; a figure for the report is not worth a run
+    try:  # a figure for the report is not worth a run
+        speed, size = machine_speed(str(options["dtype"]), device), model_size(str(base))
+    except (torch.OutOfMemoryError, KeyError):  # an engine may hold all of a GPU; a configuration of another form
         return None
-    return floor_seconds(work, model_size(str(base)), speed) / (processes if device != "cpu" else 1)
+    return floor_seconds(work, size, speed) / (processes if device != "cpu" else 1)
 
 
 @lru_cache(maxsize=8)

@@ -82,7 +82,10 @@ def sampler_agrees(responses: Responses, log_probs: LogProbs, bound: float) -> V
         if response.sampler_log_prob is not None:
             differences += abs(response.sampler_log_prob - log_probs.of(response))
             tokens += len(response.ids)
-    value = differences / tokens if tokens else 0.0
+    if not tokens:
+        said = f"no response of {log_probs.policy} has the sampler's log-prob, so nothing tells which weights it served"
+        return Verdict("sampler_agrees", False, None, bound, said)
+    value = differences / tokens
     return Verdict(
         "sampler_agrees",
         value <= bound,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,6 @@ class Loop(Record):
         self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
         self.backend, _ = choose_backend(recipe.sampling.backend, self.device)
         self._first_health: dict[str, float] | None = None
-        self._engine_events = 0
         room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
         self.data = RunData(recipe, self.tokenizer, room, self.note)
         self.evaluator = Evaluator(self, recipe)
@@ -393,11 +392,20 @@ class Loop(Record):
             return {"vllm": own | {"max_lora_rank": max([*ranks, adapter_rank(policy)])}}
         if self.backend == "openai" and sampling.server:
             served = replace(self.base_policy, adapter=None, adapter_digest=None)  # adapters are loaded beside it
-            return {"server": sampling.server.model_dump(), "served_policy": served.spec()}
+            needs = "sampler_agrees" not in self.recipe.gates.disabled
+            return {"server": sampling.server.model_dump(), "served_policy": served.spec(), "needs_log_probs": needs}
         return {"batch_tokens": sampling.batch_tokens}
 
-    def check_server(self) -> None:
-        """Backend openai: asks the server for one token, so that what it lacks is said before anything is trained."""
+    def check_sampler(self) -> None:
+        """Before anything is trained: vllm has room for the prompts; a server is asked for one token, so that what it
+        lacks is said."""
+        sampling = self.recipe.sampling
+        prompts = [tuple(p.prompt_ids) for group in self.data.round_prompts for p in group] or [(self.stops[0],)]
+        execution = {"device": self.device, **self._sampler_execution(self.base_policy)}
+        if self.backend == "vllm":
+            from selfimprove.sampling.vllm import require_room
+
+            require_room(execution["vllm"]["max_model_len"], max(map(len, prompts)), sampling.max_new_tokens)
         if self.backend != "openai":
             return
         if not self.recipe.training.lora and self.recipe.method != "evaluate":
@@ -405,10 +413,7 @@ class Loop(Record):
                 "sampling.backend: a server takes a trained policy as a LoRA adapter only, and training.lora is off; "
                 "set training.lora, or sampling.backend to vllm or transformers"
             )
-        sampling = self.recipe.sampling
-        prompts = [tuple(p.prompt_ids) for group in self.data.round_prompts for p in group] or [(self.stops[0],)]
         decoding = Decoding(sampling.temperature, sampling.top_p, sampling.max_new_tokens, tuple(self.stops))
-        execution = {"device": self.device, **self._sampler_execution(self.base_policy)}
         with TemporaryDirectory() as folder:
             sampler = make_sampler({"backend": "openai"}, execution, Path(folder))
             sampler.check([Request(max(prompts, key=len), 1, 0)], decoding)  # type: ignore[attr-defined]
@@ -417,8 +422,7 @@ class Loop(Record):
         """Events of the vLLM engine's starts and swaps since the last step."""
         if vllm := sys.modules.get("selfimprove.sampling.vllm"):
             for entry in vllm.ENGINE.take_history():
-                number, self._engine_events = self._engine_events, self._engine_events + 1
-                self.events.emit("engine", f"{os.getpid()}|{number}", backend="vllm", round=self._round, **entry)
+                self.events.emit("engine", str(time.time_ns()), backend="vllm", round=self._round, **entry)
 
     def _training_execution(self) -> dict[str, Any]:
         """What says how a training step is carried out, and changes its result by rounding only."""

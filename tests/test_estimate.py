@@ -135,6 +135,13 @@ def test_processes_share_what_is_sharded_and_copy_what_is_not() -> None:
     assert copies.gradients == 2 * one.gradients and copies.weights == one.weights
 
 
+def test_an_engine_on_the_cpu_stands_beside_every_step() -> None:
+    held, loading_more = estimate.engine_on_cpu(SMALL, PLAN, adapter=True)
+    assert held == RUNTIME + 4 * 1352 + 4 * GIB
+    assert loading_more == 4 * 1352
+    assert estimate.engine_on_cpu(SMALL, PLAN, adapter=False)[1] == 0
+
+
 def test_loading_and_disk_by_hand() -> None:
     full = replace(HALF, lora_rank=None, processes=8)
     assert loading(SMALL, HALF) == 2 * 1352

@@ -94,9 +94,10 @@ def test_sampler_agrees_gate_is_a_mean_per_token() -> None:
     assert not far.passed and far.value == pytest.approx(0.1) and "M1" in far.message
     # Differences of opposite sign do not cancel.
     assert gates.sampler_agrees(responses, scored(-2.8, -4.2, 0.0), 1e-2).value == pytest.approx(0.1)
-    # A backend that gives no log-probs is not compared.
+    # Where no log-prob is there, nothing was checked: that is not agreement.
     silent = Responses({"p": PROMPT}, {"p": (response(0, 5, 6),)})
-    assert gates.sampler_agrees(silent, scored(-9.0), 1e-2).value == 0.0
+    unknown = gates.sampler_agrees(silent, scored(-9.0), 1e-2)
+    assert not unknown.passed and unknown.value is None and "nothing tells which weights" in unknown.message
 
 
 def test_weights_moved_gate_wants_another_digest_and_other_log_probs() -> None:

@@ -127,9 +127,9 @@ class Loopback:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
-    def sampler(self, journal: Path | None = None, **options: Any) -> OpenAISampler:
+    def sampler(self, journal: Path | None = None, needs_log_probs: bool = True, **options: Any) -> OpenAISampler:
         options = {"retries": 1, "timeout_s": 10.0} | options
-        return OpenAISampler(Server(self.url, "tiny", **options), BASE, journal)
+        return OpenAISampler(Server(self.url, "tiny", **options), BASE, journal, needs_log_probs)
 
     @property
     def paid(self) -> list[tuple[int, ...]]:
@@ -197,7 +197,7 @@ def test_a_server_that_drops_the_stop_token_gets_it_appended(loopback: Loopback)
     assert draw(loopback.sampler(), REQUESTS[:1]) == [[replace(one, log_prob=None) for one in expected(REQUESTS[0])]]
 
 
-def test_no_log_probs_are_none(loopback: Loopback) -> None:
+def test_a_server_without_log_probs_is_refused_unless_the_gate_is_off(loopback: Loopback) -> None:
     def reply(body: dict[str, Any], count: int) -> Any:
         answer = good(body)
         for choice in answer["choices"]:
@@ -205,7 +205,10 @@ def test_no_log_probs_are_none(loopback: Loopback) -> None:
         return answer
 
     loopback.reply = reply
-    assert {one.log_prob for group in draw(loopback.sampler()) for one in group} == {None}
+    with pytest.raises(InputError, match=r"gives no log-probs.*gates\.disabled=\[sampler_agrees\]"):
+        draw(loopback.sampler())
+    assert loopback.paid == []
+    assert {one.log_prob for group in draw(loopback.sampler(needs_log_probs=False)) for one in group} == {None}
 
 
 def test_requests_run_in_parallel_and_are_bounded(loopback: Loopback) -> None:
@@ -409,6 +412,9 @@ def test_a_missing_key_or_one_in_the_url_is_refused_without_showing_it(
     with pytest.raises(InputError, match="MY_KEY holds no usable key") as error:
         OpenAISampler(Server("http://127.0.0.1:1/v1", "tiny", api_key_env="MY_KEY"), BASE)
     assert KEY not in str(error.value)
+    with pytest.raises(InputError, match="give the NAME of an environment variable") as error:
+        Server("http://127.0.0.1:1/v1", "tiny", api_key_env="sk-proj-abc")
+    assert "sk-proj" not in str(error.value)
     for url in (f"http://u:{KEY}@host/v1", f"http://host/v1?key={KEY}"):
         with pytest.raises(InputError, match="no place for a key") as error:
             Server(url, "tiny")

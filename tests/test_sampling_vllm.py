@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from selfimprove import sampling
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.execute import _with_backend
 from selfimprove.policy import MODELS, Policy, resolve_policy
+from selfimprove.recipe import Recipe
+from selfimprove.reporting.terminal import Progress
+from selfimprove.run_folder import Run
 from selfimprove.sampling import Decoding, Request, Sampled, choose_backend
 from selfimprove.sampling import vllm as backend
 from selfimprove.sampling.vllm import ENGINE, Installed, VllmSampler
@@ -61,6 +65,16 @@ def test_a_wanted_vllm_is_refused_with_the_reason_or_taken_with_a_warning(monkey
         choose_backend("auto", "cpu", before="vllm")
     monkeypatch.setattr(backend, "installed", lambda device: Installed("9.9.0", None, "untested here"))
     assert choose_backend("vllm", "cpu") == ("vllm", "untested here")
+
+
+def test_a_run_that_began_with_a_server_goes_on_without_one_where_the_recipe_has_none(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = tiny_recipe("srlm", sampling={"backend": "auto"})
+    place = Run(tmp_path / "run")
+    place.folder.mkdir()
+    place.recipe_file.write_text("sampling: {backend: openai}\n")
+    assert _with_backend(recipe, place, Progress()).sampling.backend in ("vllm", "transformers")
 
 
 def test_a_continued_run_keeps_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +265,7 @@ def test_greedy_is_the_forwards_argmax(sampler: VllmSampler, policies: list[Poli
 @needs_vllm
 def test_weights_are_swapped_in_place_there_and_back(sampler: VllmSampler, policies: list[Policy]) -> None:
     engine, before = ENGINE.pid, draw(sampler)
-    for policy in (policies[1], policies[2]):
+    for policy in (policies[1], policies[3], policies[2]):  # the second has full weights of its own
         sampler.set_weights(policy)
         swapped = draw(sampler)
         assert largest_difference(policy, swapped) < 1e-4
@@ -260,6 +274,14 @@ def test_weights_are_swapped_in_place_there_and_back(sampler: VllmSampler, polic
     assert draw(sampler) == before
     assert ENGINE.pid == engine
     assert [entry["what"] for entry in ENGINE.history].count("swap") >= 3
+
+
+@needs_vllm
+def test_what_does_not_fit_the_engine_is_refused_and_not_cut_short(sampler: VllmSampler) -> None:
+    fits, long = Decoding(1.0, 1.0, 124, (END,)), Decoding(1.0, 1.0, 125, (END,))
+    draw(sampler, REQUESTS[:1], fits)  # 4 + 124 = 128
+    with pytest.raises(InputError, match=r"max_model_len: the engine has room for 128 tokens.*prompt's 4 and 125 new"):
+        draw(sampler, REQUESTS[:1], long)
 
 
 @needs_vllm

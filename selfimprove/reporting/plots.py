@@ -49,10 +49,6 @@ class Plot:
 
 _BOXES = "Boxes: the middle half and the median; whiskers: 5% to 95%."
 _BARS = "Bars are 95% intervals."
-_LOSS_NOTE = (
-    "At the start ln 2 = 0.693, where a policy is its own loss reference. Rows that only fill the last batch are "
-    "shuffled in and count 0: a batch that has some of them shows a lower loss."
-)
 Drawer = Callable[[Sequence[Event]], Figure | None]
 
 

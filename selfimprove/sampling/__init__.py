@@ -107,7 +107,8 @@ def make_sampler(options: Mapping[str, Any], execution: Mapping[str, Any], folde
         from selfimprove.sampling.server import Server
 
         served = Policy(**execution["served_policy"])
-        return OpenAISampler(Server(**execution["server"]), served, journal=folder / "journal.jsonl")
+        needs = execution["needs_log_probs"]
+        return OpenAISampler(Server(**execution["server"]), served, folder / "journal.jsonl", needs)
     if backend != "transformers":
         raise InputError(f"sampling.backend: unknown backend {backend!r}")
     from selfimprove.sampling.transformers import TransformersSampler

@@ -36,13 +36,16 @@ class OpenAISampler:
 
     name = "openai"
 
-    def __init__(self, server: Server, served: Policy, journal: Path | None = None) -> None:
+    def __init__(
+        self, server: Server, served: Policy, journal: Path | None = None, needs_log_probs: bool = True
+    ) -> None:
         if find_spec("openai") is None:
             raise InputError("sampling.backend: 'openai' needs the openai client: pip install openai")
         server.key()  # said now if it is missing
         self._server, self._served, self._journal = server, served, Journal(journal)
         self._policy, self._model = served, server.model
         self._answers_as: dict[str, str] = {}  # by the model asked for: its name in the server's answers
+        self._needs_log_probs, self._gives_log_probs = needs_log_probs, False
 
     def set_weights(self, policy: Policy) -> None:
         """A LoRA adapter on the served base is loaded into a vLLM server that takes adapters; other new weights are an
@@ -133,6 +136,11 @@ class OpenAISampler:
                 )
             if self._model not in self._answers_as:
                 await self._ask(client, replace(requests[0], n=1), replace(decoding, max_new_tokens=1))
+                if self._needs_log_probs and not self._gives_log_probs:
+                    raise InputError(
+                        f"sampling.server: {self._server.base_url} gives no log-probs, and nothing else tells whether "
+                        "it serves these very weights. `gates.disabled=[sampler_agrees]` samples from it all the same"
+                    )
         except Trouble as trouble:
             raise self._server.explain(trouble, "nothing was sampled yet", first=True) from None
 
@@ -257,4 +265,5 @@ class OpenAISampler:
             raise Trouble(f"gave log-probs that are no finite numbers: {self._server.line(values)}")
         if len(values) != tokens:
             raise Trouble(f"gave {len(values)} log-probs for {tokens} tokens")
+        self._gives_log_probs = True
         return math.fsum(values)

