@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.alpaca import Measured, measure, read_annotations, shipped_gamed
 from selfimprove.evaluation.length_control import length_controlled_win_rate
 from selfimprove.evaluation.win_rate import win_rate
+from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
 
 FIXTURE = Path(__file__).parent / "data" / "alpaca_annotations.csv"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "alpaca_eval"
@@ -168,6 +170,55 @@ def test_missing_preferences_are_left_out_of_the_fit() -> None:
         length_controlled_win_rate(preference, difference * np.nan, difficulty, gamed)
 
 
+# ---- the judge's first token
+
+
+def test_the_weighted_preference_is_the_stored_one() -> None:
+    stored = json.loads((FIXTURE.parent / "alpaca_raw_completions.json").read_text())
+    assert len(stored) == 40 and {one["switched"] for one in stored} == {True, False}
+    for one in stored:
+        value, missing = weighted_preference(one["top_logprobs"])
+        assert missing is None and value is not None
+        assert 1 + (value if one["switched"] else 1 - value) == pytest.approx(one["preference"], abs=1e-9)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the raw completions are not at hand")
+def test_raw_completions_give_the_stored_preferences_in_the_authors_order(tmp_path: Path) -> None:
+    source = SHARED / "alpaca-7b_first40_with_raw_completion.json"
+    given = json.loads(source.read_text())
+    (tmp_path / "raw.json").write_text(json.dumps([{**one, "preference": None} for one in given]))
+    stored, parsed = (read_annotations(path)["alpaca-7b"] for path in (source, tmp_path / "raw.json"))
+    assert parsed["preference"].to_numpy() == pytest.approx(stored["preference"].to_numpy(), abs=1e-9)
+    assert (parsed["len_output_2"] == stored["len_output_2"]).all() and len(parsed) == 40
+
+
+def test_verdicts_by_hand() -> None:
+    assert weighted_preference({"m": math.log(0.3), "M": math.log(0.1), "The": math.log(0.6)})[0] == pytest.approx(0.75)
+    assert weighted_preference({"M": -0.1}) == (0.0, None)
+    # far below what exp can hold
+    assert weighted_preference({"m": -900.0, "M": -900.0 - math.log(3)})[0] == pytest.approx(0.75)
+    assert weighted_preference({"The": -0.1}) == (None, "neither label is among the judge's first tokens")
+    assert weighted_preference({"m": float("nan"), "M": -1.0})[0] is None
+    assert weighted_preference({"m": 2.0, "M": -1.0})[0] is None
+    assert [stated_preference(text)[0] for text in ("m", " M.\n", '"m"', "**M**")] == [1.0, 0.0, 1.0, 0.0]
+    assert stated_preference("Model m is better") == (None, "the judge's answer is none of the labels")
+
+
+def test_an_answer_without_log_probs_is_read_and_nonsense_is_missing(tmp_path: Path) -> None:
+    outputs = {"generator_2": "a", "output_1": "xx", "output_2": "yyy"}
+    answers = ["m", "M", "<html>", None]
+    rows = [
+        {**outputs, "instruction": f"q{i}", "raw_completion": {"message": {"content": answer}}}
+        for i, answer in enumerate(answers)
+    ]
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    found = read_annotations(tmp_path / "mine.json")["a"]
+    expected = [float(is_switched("q0")), float(not is_switched("q1"))]
+    assert found["preference"].tolist()[:2] == expected
+    assert found["preference"].isna().tolist() == [False, False, True, True]
+    assert found["index"].tolist() == [0, 1, 2, 3] and set(found["len_output_2"]) == {3}
+
+
 # ---- files that are wrong
 
 
@@ -196,6 +247,21 @@ def test_a_wrong_file_is_said_with_line_and_column(tmp_path: Path, text: str, pa
         list(measure(path))
     for part in [f"--annotations: {path}", *parts]:
         assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not readable as JSON"),
+        ('{"a": 1}', "must be a list of annotations"),
+        ('[{"generator_2": "a", "instruction": "q", "output_1": "x"}]', "annotation 0: 'output_2' must be a text"),
+        ("[]", "has no rows"),
+    ],
+)
+def test_a_wrong_json_file_is_said(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_annotations(tmp_path / "mine.json")
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:

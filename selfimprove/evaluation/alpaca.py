@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -14,6 +16,8 @@ import numpy as np
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.length_control import Floats, Gamed, LengthControlled, length_controlled_win_rate
 from selfimprove.evaluation.win_rate import WinRate, win_rate
+from selfimprove.judging.functions import Verdict
+from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
 from selfimprove.shipped import suites_folder
 
 if TYPE_CHECKING:
@@ -72,7 +76,8 @@ def measure(path: Path, corrected: bool = False, max_missing: float = 0.1, resam
     The columns are those of the authors' annotations: `model`; `index`, the instruction's number in AlpacaEval;
     `preference`, 1 if the baseline's output is the better one, 2 if the model's, anything between, 0 for a tie, empty
     for missing; `len_output_1` and `len_output_2`, characters of the baseline's and the model's output; optionally
-    `row`, the place of a row in the file that it was taken from (by default its place among the model's rows).
+    `row`, the place of a row in the file that it was taken from (by default its place among the model's rows). A file
+    that ends in .json is the authors' `annotations.json`.
 
     Args:
         corrected: difficulties by instruction instead of by row, and centred length differences.
@@ -103,12 +108,8 @@ def measure(path: Path, corrected: bool = False, max_missing: float = 0.1, resam
 
 def read_annotations(path: Path) -> dict[str, pd.DataFrame]:
     """Rows by model, checked (see `measure`); `preference` becomes the probability that the model is the better one."""
-    import pandas as pd
 
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"--annotations: {path}: not readable as CSV ({' '.join(str(error).split())})") from error
+    rows = _read_json(path) if path.suffix == ".json" else _read_csv(path)
     for name in COLUMNS:
         if name not in rows.columns:
             close = get_close_matches(name, list(rows.columns), 1)
@@ -135,6 +136,65 @@ def read_annotations(path: Path) -> dict[str, pd.DataFrame]:
             f"{int(first['index'])}; every instruction counts once"
         )
     return {str(name): group for name, group in rows.groupby("model", sort=False)}
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"--annotations: {path}: not readable as CSV ({' '.join(str(error).split())})") from error
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    """The authors' `annotations.json`, as text in the columns of their CSV. A preference that is not there is read from
+    the judge's raw completion: its log-probs, or what it wrote."""
+    import pandas as pd
+
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--annotations: {path}: not readable as JSON ({' '.join(str(error).split())})") from error
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise InputError(f"--annotations: {path}: must be a list of annotations, one object each")
+    rows = []
+    places: Counter[str] = Counter()
+    for number, one in enumerate(given):
+        for name in ("generator_2", "instruction", "output_1", "output_2"):
+            if not isinstance(one.get(name), str):
+                raise InputError(f"--annotations: {path}, annotation {number}: {name!r} must be a text")
+        preference = one.get("preference")
+        if preference is None and isinstance(one.get("raw_completion"), dict):
+            verdict, _ = raw_verdict(one["raw_completion"], one["instruction"])
+            preference = None if verdict is None else 1 + verdict
+        model = one["generator_2"]
+        place = one.get("index", places[model])  # the authors' own files are in AlpacaEval's order
+        places[model] += 1
+        rows.append(
+            {
+                "model": model,
+                "index": str(place),
+                "preference": "" if preference is None else str(preference),
+                "len_output_1": str(len(one["output_1"])),
+                "len_output_2": str(len(one["output_2"])),
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def raw_verdict(completion: Mapping[str, Any], instruction: str) -> Verdict:
+    """(probability that the second output is the better one, None), or (None, reason), from a chat completion's choice
+    as OpenAI-compatible servers give it. "m" labels the output that was shown first, see `is_switched`."""
+    try:
+        tokens = completion["logprobs"]["content"][0]["top_logprobs"]
+        value, why = weighted_preference({token["token"]: float(token["logprob"]) for token in tokens})
+    except (KeyError, IndexError, TypeError, ValueError):
+        text = completion.get("text") or (completion.get("message") or {}).get("content") or ""
+        value, why = stated_preference(str(text))
+    if value is None:
+        return None, why
+    return (value if is_switched(instruction) else 1 - value), None
 
 
 def _numbers(path: Path, rows: pd.DataFrame, name: str, valid: Any, wanted: str) -> pd.Series[float]:
