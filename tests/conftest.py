@@ -64,6 +64,37 @@ def save_tiny_model(folder: Path, seed: int = 0, template: str | None = CHATML) 
     return folder
 
 
+def save_served_model(folder: Path) -> Path:
+    """A tiny model for vLLM, whose attention on the CPU wants heads of 32 at least (it dies of 8).
+
+    Its own end token (3) and generation_config.json are traps: neither must end a response or change its distribution.
+    """
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        bos_token_id=1,
+        eos_token_id=3,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[[2, 3]] *= 2.5  # so that responses end, and token 3 is met
+    model.save_pretrained(folder)
+    traps = {"do_sample": True, "top_k": 3, "repetition_penalty": 1.5, "temperature": 0.1, "max_new_tokens": 200}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, **traps}))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
     import trl  # noqa: F401

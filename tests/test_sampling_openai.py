@@ -21,8 +21,8 @@ from urllib.request import urlopen
 
 import pytest
 import torch
-from conftest import byte_tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from conftest import save_served_model
+from transformers import AutoModelForCausalLM
 
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.policy import MODELS, Policy, resolve_policy
@@ -612,38 +612,6 @@ class Vllm:
     server: Server
     policy: Policy
     adapters: list[Policy]
-
-
-def save_served_model(folder: Path) -> Path:
-    """Like conftest's tiny model, with heads of the size that vLLM's attention has on a CPU (32; it dies of 8)."""
-    torch.manual_seed(0)
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=3,  # not the end of turn asked for: the server's own must not end a response
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight[[END, 3]] *= 2.5  # so that responses end, and token 3 is met
-    model.save_pretrained(folder)
-    # A server that let these in would sample from another distribution.
-    (folder / "generation_config.json").write_text(
-        json.dumps(
-            {"eos_token_id": 3, "top_k": 3, "repetition_penalty": 1.5, "temperature": 0.1, "max_new_tokens": 200}
-        )
-    )
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def save_adapter(base: Path, folder: Path, seed: int, rank: int) -> Path:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import byte_tokenizer
+from conftest import save_served_model
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from selfimprove import sampling
 from selfimprove.errors import InputError, RunFailed
@@ -121,34 +121,6 @@ def test_a_broken_or_untested_vllm_is_found_out(
 # ---- a real engine, on a tiny model
 
 
-def save_model(folder: Path) -> Path:
-    """Like conftest's tiny model, with heads of 32, the smallest that vLLM's attention has on a CPU."""
-    torch.manual_seed(0)
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=3,  # not the end of turn asked for: the model's own must not end a response
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight[[END, 3]] *= 2.5  # so that responses end, and token 3 is met
-    model.save_pretrained(folder)
-    own = {"eos_token_id": 3, "do_sample": True, "top_k": 3, "repetition_penalty": 1.5, "temperature": 0.1}
-    (folder / "generation_config.json").write_text(json.dumps(own))  # must not be mixed into what the recipe says
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def save_adapter(base: Path, folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -164,7 +136,7 @@ def save_adapter(base: Path, folder: Path, seed: int) -> Path:
 def policies(tmp_path_factory: pytest.TempPathFactory) -> list[Policy]:
     """A base, two adapters on it, and a model with full weights of its own."""
     folder = tmp_path_factory.mktemp("vllm")
-    base = save_model(folder / "base")
+    base = save_served_model(folder / "base")
     found = [resolve_policy(str(base), "M0")]
     found += [resolve_policy(str(save_adapter(base, folder / f"a{s}", s)), f"M{s}") for s in (1, 2)]
     full = AutoModelForCausalLM.from_pretrained(base)
