@@ -82,6 +82,8 @@ def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     if before not in ("vllm", "transformers", "openai") or (before == "openai" and recipe.sampling.server is None):
         before = None
     backend, note = choose_backend(recipe.sampling.backend, pick_device(recipe.device), before)
+    if recipe.sampling.backend == "auto":
+        note = note or f"sampling with {backend}" + (", as this run began" if before else "")
     if note:
         progress.note(note)
     return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"backend": backend})})

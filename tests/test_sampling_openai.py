@@ -103,7 +103,10 @@ class Loopback:
                 self.answer((200, {"Content-Type": outer.models_type}, outer.models))
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                try:
+                    body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                except ValueError:  # the client has given up half-way
+                    return
                 outer.keys.add(self.headers["Authorization"])
                 if self.path == "/v1/load_lora_adapter":
                     outer.loaded.append(body)

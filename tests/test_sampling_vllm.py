@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 import torch
 from conftest import save_served_model
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from selfimprove import sampling
@@ -74,7 +76,10 @@ def test_a_run_that_began_with_a_server_goes_on_without_one_where_the_recipe_has
     place = Run(tmp_path / "run")
     place.folder.mkdir()
     place.recipe_file.write_text("sampling: {backend: openai}\n")
-    assert _with_backend(recipe, place, Progress()).sampling.backend in ("vllm", "transformers")
+    screen = Console(file=io.StringIO(), width=200)
+    chosen = _with_backend(recipe, place, Progress(screen)).sampling.backend
+    assert chosen in ("vllm", "transformers")
+    assert f"sampling with {chosen}" in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_continued_run_keeps_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
