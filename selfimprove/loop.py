@@ -402,7 +402,7 @@ class Loop(Record):
         sampling = self.recipe.sampling
         prompts = [tuple(p.prompt_ids) for group in self.data.round_prompts for p in group] or [(self.stops[0],)]
         execution = {"device": self.device, **self._sampler_execution(self.base_policy)}
-        if self.backend == "vllm":
+        if self.backend == "vllm" and self.data.round_prompts:
             from selfimprove.sampling.vllm import require_room
 
             require_room(execution["vllm"]["max_model_len"], max(map(len, prompts)), sampling.max_new_tokens)

@@ -23,10 +23,13 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from selfimprove import sampling
+from selfimprove.artefacts import Store
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.execute import _with_backend
+from selfimprove.loop import Loop
 from selfimprove.policy import MODELS, Policy, resolve_policy
 from selfimprove.recipe import Recipe
+from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_folder import Run
 from selfimprove.sampling import Decoding, Request, Sampled, choose_backend
@@ -251,6 +254,20 @@ def test_weights_are_swapped_in_place_there_and_back(sampler: VllmSampler, polic
     assert draw(sampler) == before
     assert ENGINE.pid == engine
     assert [entry["what"] for entry in ENGINE.history].count("swap") >= 3
+
+
+def test_room_is_asked_for_where_rounds_are_sampled(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an evaluation `sampling.max_new_tokens` says nothing: its suites have lengths of their own."""
+    monkeypatch.setattr(backend, "installed", lambda device: Installed("0.32.0", None))
+    options = {"backend": "vllm", "max_new_tokens": 16, "vllm": {"max_model_len": 16}}
+    with EventLog(tmp_path / "events") as events:
+        loop = Loop(tiny_recipe("srlm", sampling=options), Store(tmp_path / "steps"), events, Progress())
+        with pytest.raises(InputError, match="the engine has room for 16 tokens"):
+            loop.check_sampler()
+        loop.data.round_prompts.clear()
+        loop.check_sampler()
 
 
 @needs_vllm
