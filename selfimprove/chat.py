@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ _ANSWER: Message = {"role": "assistant", "content": _PROBE}
 
 # Some templates (Llama 3.2) write today's date into the prompt. All of a run must see the same prompt, so the
 # date stands still, at the one that the Llama 3.1 template falls back to.
-_TODAY = datetime(2024, 7, 26)
+TODAY = datetime(2024, 7, 26)
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
@@ -55,6 +56,14 @@ def render_example(
     closing, end, _ = _closing(tokenizer)
     text = _answer_text(tokenizer, messages, response) + closing[: closing.index(end) + len(end)]
     return _encode_after_prompt(tokenizer, messages, text)
+
+
+def merged_system(messages: Sequence[Message]) -> list[Message]:
+    """The system's text at the head of the first user's turn, for templates that refuse a system turn (Gemma's)."""
+    if messages[0]["role"] != "system":
+        return list(messages)
+    system, user, *others = messages
+    return [{"role": "user", "content": f"{system['content'].rstrip()}\n\n{user['content']}"}, *others]
 
 
 def trained_mask(prompt_ids: list[int], response_ids: list[int]) -> list[int]:
@@ -170,7 +179,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_gen
             messages,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            strftime_now=_TODAY.strftime,
+            strftime_now=TODAY.strftime,
         )
     except (TemplateError, ValueError) as error:
         roles = ", ".join(message["role"] for message in messages) or "none"

@@ -1,73 +1,359 @@
-"""A rubric: a folder with `prompt.txt` and `rubric.yaml`, which names a parser. It holds no code."""
+"""A rubric: a folder with `prompt.txt` and `rubric.yaml`, which names a parser. It holds no code.
+
+`eval/judges/README.md` describes the files. What is judged cannot leave its place in the prompt: see `_unclosed`.
+"""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from selfimprove.chat import Message
 from selfimprove.errors import InputError
+from selfimprove.judging.functions import Verdict
+from selfimprove.judging.pairwise import label_preference, named_winner
 from selfimprove.shipped import suites_folder
+
+# The end of a file's name (`prompt-turn-2.txt`), and what its prompt may and what it must hold.
+VARIANTS = ("", "turn-2", "reference", "reference-turn-2")
+_OUTPUTS = {"one": ("response", "response_2"), "pair": ("output_1 output_2", "output_1_turn_2 output_2_turn_2")}
+_JUDGES = {"score": "one", "rating": "one", "verdict": "pair", "labels": "pair"}
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+# What a delimiter's characters become in a text that holds the delimiter. None of these is made ASCII again by NFKC,
+# which some tokenizers apply: the full-width forms, nearer to the eye, would be.
+_LOOKALIKES = str.maketrans("<>[]{}()\"'`#|*=~-:", "‹›⁅⁆❴❵❨❩”’‘♯¦∗═∼‐∶")
+# The turn of a conversation is a delimiter too: a tokenizer reads these as its special tokens wherever they stand.
+_CHAT_MARKS = (
+    r"<[|｜][^\s<>|｜]{1,40}[|｜]>",  # ChatML, Llama 3, Phi, Zephyr, DeepSeek
+    r"<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]|<</?SYS>>",  # Gemma, Llama 2, Mistral
+)
+_GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*"  # white space, and what takes no room
+# Part of every digest. Raise it when a parser here, or what is done to texts, changes.
+_READING = 1
 
 
 class RubricOptions(BaseModel):
-    """`rubric.yaml`. parser `score`: the last "Score: N" of the verdict; `low` and `high` bound it."""
+    """`rubric.yaml`.
+
+    parser `score`: the last "Score: N"; `rating`: the first [[N]], as in MT-Bench; both within `low` and `high`.
+    `verdict`: [[A]], [[B]] or [[C]] (tie), as in MT-Bench. `labels`: which of two `labels` is the judge's first token.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    parser: Literal["score"]
-    low: float
-    high: float
-    max_new_tokens: int = 128
+    parser: Literal["score", "rating", "verdict", "labels"]
+    of: Literal["one", "pair"] = "one"  # follows from the parser
+    low: float | None = None
+    high: float | None = None
+    labels: tuple[str, str] | None = None  # of the output that is shown first, and of the second
+    max_new_tokens: int = Field(default=128, ge=1)
+    delimiters: tuple[str, ...] | None = None  # what a text must not hold; None: the tags (<response>) of the prompt
+    description: str = ""
+    source: str = ""  # where the prompt is from, and its licence
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges_what_its_parser_reads(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "of" not in values:
+            return {**values, "of": _JUDGES.get(str(values.get("parser")), "one")}
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> RubricOptions:
+        if self.of != _JUDGES[self.parser]:
+            raise ValueError(
+                f"key `of`: found {self.of!r}, but parser {self.parser!r} reads the verdict on "
+                f"{'two outputs' if self.of == 'one' else 'one response'}; leave `of` out, or take another parser"
+            )
+        if self.parser in ("score", "rating"):
+            if self.low is None or self.high is None:
+                raise ValueError(f"parser {self.parser!r} needs the keys `low` and `high`, the bounds of its number")
+            if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+                raise ValueError(f"`low` must be below `high`, both finite; found {self.low:g} and {self.high:g}")
+        elif self.low is not None or self.high is not None:
+            raise ValueError(f"parser {self.parser!r} reads no number; leave the keys `low` and `high` out")
+        if (self.parser == "labels") != (self.labels is not None):
+            raise ValueError("the key `labels` (two words) belongs to parser 'labels', which needs it")
+        if self.labels is not None and (
+            self.labels[0] == self.labels[1] or any(not re.fullmatch(r"\w+", label) for label in self.labels)
+        ):
+            raise ValueError(f"`labels` must be two different words without spaces or signs; found {self.labels!r}")
+        for one in self.delimiters or ():
+            if one == one.translate(_LOOKALIKES):
+                signs = " ".join(map(chr, _LOOKALIKES))
+                raise ValueError(f"a delimiter of `delimiters` must hold one of the signs {signs} ; found {one!r}")
+        return self
+
+
+class Prompts(NamedTuple):
+    """The texts of one variant, with placeholders."""
+
+    system: str | None
+    user: str
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """What a judge is asked about one response, and how its verdict is read."""
+    """What a judge is asked about one response or a pair of outputs, and how its verdict is read.
 
-    template: str
+    Attributes:
+        prompts: by variant: "" (the first turn), "turn-2", "reference", "reference-turn-2".
+        digest: sha256 (hex) of all that changes what is asked or how it is read; not of description, source and name.
+    """
+
+    name: str
     options: RubricOptions
+    prompts: Mapping[str, Prompts]
+    digest: str
 
     @property
     def max_new_tokens(self) -> int:
         return self.options.max_new_tokens
 
+    def has(self, variant: str) -> bool:
+        return variant in self.prompts
+
+    def messages(self, values: Mapping[str, str], variant: str = "") -> list[Message]:
+        """The conversation that a judge answers: a system turn where the rubric has one, and the user's turn.
+
+        Args:
+            values: what the placeholders stand for; others than the prompt's are ignored. Of one response:
+                `instruction`, `response`; of a pair: `instruction`, `output_1` (shown first), `output_2`. Second turn:
+                also `instruction_2` and `response_2` or `output_1_turn_2`, `output_2_turn_2`. With a reference:
+                `reference`, in the second turn also `reference_2`.
+
+        A value keeps to its place: a delimiter or a chat template's mark in it is broken by signs that look like it,
+        and a placeholder in it stays as it is. A value without them is in the prompt to the byte. Raises InputError
+        for a variant that the rubric lacks and for a value that is not given.
+        """
+        if variant not in self.prompts:
+            have = ", ".join(repr(one) for one in self.prompts)
+            raise InputError(f"rubric {self.name!r} has no prompt for {variant!r}; it has {have}")
+        prompts = self.prompts[variant]
+        closing = _closing(self.options.delimiters, f"{prompts.system or ''}\n{prompts.user}")
+
+        def filled(template: str) -> str:
+            return _PLACEHOLDER.sub(lambda found: _unclosed(self._value(values, found[1], variant), closing), template)
+
+        user = filled(prompts.user)
+        if prompts.system is None:
+            return [{"role": "user", "content": user}]
+        return [{"role": "system", "content": filled(prompts.system)}, {"role": "user", "content": user}]
+
+    def _value(self, values: Mapping[str, str], name: str, variant: str) -> str:
+        if name not in values:
+            given = ", ".join(values) or "none"
+            raise InputError(
+                f"rubric {self.name!r}: {_file('prompt', variant)} needs a value for the placeholder {{{name}}}; "
+                f"given: {given}"
+            )
+        return values[name]
+
     def question(self, instruction: str, response: str) -> str:
-        """The judge's prompt. What is judged stands between tags that it cannot close itself."""
-        parts = {"{instruction}": _fenced(instruction), "{response}": _fenced(response)}
-        return re.sub(r"\{instruction\}|\{response\}", lambda found: parts[found.group()], self.template)
+        """The user's turn about one response, without the system text. InputError for a rubric that compares two."""
+        if self.options.of != "one":
+            raise InputError(
+                f"rubric {self.name!r} compares two outputs (parser {self.options.parser!r}); to judge one response "
+                f"take a rubric with parser 'score' or 'rating'"
+            )
+        return self.messages({"instruction": instruction, "response": response})[-1]["content"]
 
-    def parse(self, verdict: str) -> tuple[float | None, str | None]:
-        """(score, None), or (None, reason): a verdict that cannot be read is missing, not a low score."""
-        found = re.findall(r"score\s*[:=]\s*(-?\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
-        if not found:
-            return None, "the verdict has no score"
-        score = float(found[-1])
-        if not self.options.low <= score <= self.options.high:
-            return None, "the score is out of bounds"
-        return score, None
+    def parse(self, verdict: str, log_probs: Mapping[str, float] | None = None) -> Verdict:
+        """(value, None), or (None, reason): a verdict that cannot be read is missing, not a low score.
+
+        Of one response: its score, within `low` and `high`. Of a pair: the probability that the output shown first is
+        the better one: 1.0, 0.5 (tie) or 0.0; with parser `labels` and `log_probs` anything between.
+
+        Args:
+            verdict: the judge's answer.
+            log_probs: log-probability (nats) of the likeliest first tokens of that answer, by token.
+        """
+        options = self.options
+        if options.labels is not None:
+            return label_preference(verdict, log_probs, *options.labels)
+        if options.parser == "verdict":
+            return named_winner(verdict)
+        value = _last_score(verdict) if options.parser == "score" else _first_rating(verdict)
+        if value is None:
+            return None, f"the verdict has no {options.parser}"
+        assert options.low is not None and options.high is not None
+        if not options.low <= value <= options.high:
+            return None, f"the {options.parser} is out of bounds"
+        return value, None
 
 
-def _fenced(text: str) -> str:
-    return re.sub(r"<(?=\s*/?\s*(?:instruction|response)\b)", "‹", text, flags=re.IGNORECASE)
+def _last_score(verdict: str) -> float | None:
+    found = re.findall(r"score[\s*_]*[:=][\s*_]*(-?\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
+    return float(found[-1]) if found else None
+
+
+def _first_rating(verdict: str) -> float | None:
+    """As FastChat reads MT-Bench's single-answer grades (llm_judge/common.py): the first [[N]], else the first [N]."""
+    # FastChat's \d+\.?\d* in other words: that one needs quadratic time for a long row of digits.
+    found = re.search(r"\[\[(\d+(?:\.\d*)?)\]\]", verdict) or re.search(r"\[(\d+(?:\.\d*)?)\]", verdict)
+    return float(found[1]) if found else None
+
+
+@lru_cache(maxsize=256)
+def _closing(delimiters: tuple[str, ...] | None, prompt: str) -> re.Pattern[str]:
+    """Matches what no text in this prompt may hold: the delimiters that the prompt has, and chat templates' marks.
+
+    A delimiter is found in upper and lower case and with any white space between its words and signs. Those that only
+    another variant's prompt has do not count: they would change texts for nothing.
+    """
+    if delimiters is None:
+        # Without the ">": a tag with attributes closes too.
+        delimiters = tuple(re.findall(r"</?[A-Za-z][\w-]*(?=\s*/?>)", prompt))
+    patterns = [_spelled(one) for one in dict.fromkeys(delimiters)]
+    own = [one for one in patterns if re.search(one, prompt, re.IGNORECASE)]
+    return re.compile("|".join([*own, *_CHAT_MARKS]), re.IGNORECASE)
+
+
+def _spelled(delimiter: str) -> str:
+    """A pattern of the delimiter and its variants. Runs of one sign stay together: `" ""` is no `\"\"\"`."""
+    parts = [found[0] for found in re.finditer(r"[^\W_]+|([^\w\s]|_)\1*", delimiter)]
+    begin, end = ((r"\b" if re.match(r"\w", side) else "") for side in (delimiter.strip()[:1], delimiter.strip()[-1:]))
+    return begin + _GAP.join(re.escape(part) for part in parts) + end
+
+
+def _unclosed(text: str, closing: re.Pattern[str]) -> str:
+    """The text, with the signs of whatever could close its place replaced by others that look like them."""
+    # Again until there is none: two delimiters can share a word, which is not replaced.
+    while closing.search(text):
+        text = closing.sub(lambda found: found[0].translate(_LOOKALIKES), text)
+    return text
+
+
+def shipped_rubrics() -> dict[str, Path]:
+    """Name to folder of every shipped rubric."""
+    return {path.parent.name: path.parent for path in sorted((suites_folder() / "judges").glob("*/rubric.yaml"))}
 
 
 def load_rubric(name: str, search: Sequence[Path]) -> Rubric:
-    """A rubric by folder (looked for in `search`) or by the name of a shipped one."""
-    places = [*(folder / name for folder in search), suites_folder() / "judges" / name]
+    """A rubric by folder (looked for in `search`) or by the name of a shipped one.
+
+    Raises InputError for a folder that is not there, and with file and key for one that is not a rubric.
+    """
+    shipped = shipped_rubrics()
+    places = [*(folder / name for folder in search), shipped.get(name, suites_folder() / "judges" / name)]
     folder = next((place for place in places if (place / "rubric.yaml").is_file()), None)
     if folder is None:
-        raise InputError(f"rubric: no folder {name!r} with a rubric.yaml; looked at {', '.join(map(str, places))}")
+        close = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(
+            f"rubric: no folder {name!r} with a rubric.yaml; {hint}shipped: {', '.join(shipped)}; "
+            f"looked at {', '.join(map(str, places))}"
+        )
+    options = _options(folder / "rubric.yaml")
+    prompts = _prompts(folder, options)
+    for one in options.delimiters or ():
+        if not any(re.search(_spelled(one), text or "", re.IGNORECASE) for pair in prompts.values() for text in pair):
+            raise InputError(
+                f"{folder / 'rubric.yaml'}: key `delimiters`: {one!r} is in none of the prompts; write it as it is "
+                f"there, or leave it out"
+            )
+    asked = {
+        "reading": _READING,
+        "options": options.model_dump(mode="json", exclude={"description", "source"}),
+        "prompts": {variant: list(pair) for variant, pair in prompts.items()},
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return Rubric(name, options, prompts, digest)
+
+
+def _options(file: Path) -> RubricOptions:
+    text = _text(file)
     try:
-        options = RubricOptions(**yaml.safe_load((folder / "rubric.yaml").read_text()))
-        template = (folder / "prompt.txt").read_text(encoding="utf-8")
-    except (OSError, yaml.YAMLError, TypeError, ValidationError) as error:
-        raise InputError(f"{folder}: not a rubric: {error}") from error
-    if "{response}" not in template:
-        raise InputError(f"{folder / 'prompt.txt'}: has no {{response}} placeholder")
-    return Rubric(template, options)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: not a rubric: must be a mapping of keys; found {type(values).__name__}")
+    try:
+        return RubricOptions.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{file}: not a rubric: {_explain(one)}" for one in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    """One validation error in words: the key, what was found, the nearest known key."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        known = list(RubricOptions.model_fields)
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"unknown key `{key}`; " + (f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}")
+    if error["type"] == "missing":
+        return f"key `{key}` is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    quote = "; put it in quotes" if error["type"] == "string_type" else ""  # YAML reads 1 and yes as no text
+    return f"key `{key}`: {message}; found {error['input']!r}{quote}" if key else message
+
+
+def _prompts(folder: Path, options: RubricOptions) -> dict[str, Prompts]:
+    """The folder's prompts by variant, checked."""
+    known = {_file(kind, variant): (kind, variant) for kind in ("prompt", "system") for variant in VARIANTS}
+    for path in sorted([*folder.glob("prompt*.txt"), *folder.glob("system*.txt")]):
+        if path.name not in known:
+            raise InputError(f"{path}: no rubric reads a file of this name; known: {', '.join(known)}")
+        kind, variant = known[path.name]
+        if kind == "system" and not (folder / _file("prompt", variant)).is_file():
+            raise InputError(f"{path}: there is no {_file('prompt', variant)} beside it, which it would go with")
+    prompts = {}
+    for variant in VARIANTS:
+        file = folder / _file("prompt", variant)
+        if variant and not file.is_file():
+            continue
+        own = folder / _file("system", variant)
+        own = own if own.is_file() else folder / "system.txt"
+        system = _text(own) if own.is_file() else ""
+        prompts[variant] = Prompts(system if system.strip() else None, _text(file))
+        _check(own, system, options, variant)
+        _check(file, prompts[variant].user, options, variant, complete=True)
+    return prompts
+
+
+def _file(kind: str, variant: str) -> str:
+    return f"{kind}-{variant}.txt" if variant else f"{kind}.txt"
+
+
+def _text(file: Path) -> str:
+    """The file's text without the line break at its end, which editors put there."""
+    try:
+        return file.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+
+
+def _check(file: Path, text: str, options: RubricOptions, variant: str, complete: bool = False) -> None:
+    """InputError for a placeholder that the variant does not have, or for one that a `complete` prompt lacks."""
+    first, second = (names.split() for names in _OUTPUTS[options.of])
+    allowed, needed = ["instruction", *first], first
+    if variant.endswith("turn-2"):
+        allowed, needed = [*allowed, "instruction_2", *second], second
+    if variant.startswith("reference"):
+        own = "reference_2" if variant.endswith("turn-2") else "reference"
+        allowed, needed = list(dict.fromkeys([*allowed, "reference", own])), [*needed, own]
+    found = _PLACEHOLDER.findall(text)
+    for name in found:
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"did you mean {{{close[0]}}}? " if close else ""
+            raise InputError(
+                f"{file}: unknown placeholder {{{name}}}; {hint}"
+                f"known here: {', '.join(f'{{{one}}}' for one in allowed)}"
+            )
+    for name in needed if complete else ():
+        if name not in found:
+            raise InputError(f"{file}: has no {{{name}}} placeholder")
