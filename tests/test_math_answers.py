@@ -1,0 +1,184 @@
+"""The mathematical checker: right, wrong, not found and missing are four things, and none of them hangs a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.judging import math_answers
+from selfimprove.judging.math_answers import (
+    NO_ANSWER,
+    last_boxed,
+    math_verdict,
+    math_verdicts,
+    reference_answer,
+    stated_answer,
+)
+
+HANGS = "\\boxed{9^{9^{9^{9}}}}"
+needs_library = pytest.mark.skipif(
+    importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    math_answers._stop_all()
+
+
+# What holds the answer: pure
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("so \\boxed{1} and \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("\\fbox{3}", "3"),
+        ("$\\boxed 7$ it is", "7"),
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("\\boxed{open", None),
+        ("nothing", None),
+    ],
+)
+def test_the_last_box(text: str, inside: str | None) -> None:
+    assert last_boxed(text) == inside
+
+
+@pytest.mark.parametrize(
+    ("response", "stated"),
+    [
+        ("3 + 4 = 7\n#### 1,007", "$\\boxed{1007}$"),
+        ("#### $18.\nDone in 3 steps", "$\\boxed{18}$"),
+        ("The box \\boxed{x + 1} of 9", "$\\boxed{x + 1}$"),
+        ("\\frac{1}{2}", "$\\boxed{\\frac{1}{2}}$"),
+        ("Long talk.\nAnswer: \\frac{1}{2}.", "$\\boxed{\\frac{1}{2}}$"),
+        ("He has 3 apples", "He has 3 apples"),
+        ("It is $x$.", "It is $x$."),
+        ("\\boxed{}", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_taken_for_the_answer(response: str, stated: str) -> None:
+    assert stated_answer(response) == stated
+
+
+def test_the_reference_is_behind_its_mark_or_all_of_it() -> None:
+    assert reference_answer("She has 3 + 4 = 7 eggs.\n#### 1,234") == "$\\boxed{1234}$"
+    assert reference_answer("\\left( 3, \\frac{\\pi}{2} \\right)") == "$\\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}$"
+
+
+@given(st.text(alphabet=st.sampled_from("ab1,.$#{}\\ \n")))
+def test_any_text_can_be_read(text: str) -> None:
+    for response in (text, "\\boxed" + text, "#### " + text, "answer: " + text):
+        assert isinstance(stated_answer(response), str) and isinstance(reference_answer(response), str)
+
+
+# The verdicts
+
+VERDICTS = [
+    ("#### 1,234", "a sum\n#### 1234", 1.0, None),
+    ("so she pays $18.00 in all", "#### 18", 1.0, None),
+    ("It takes 5 + 3 = 8 hours. The answer is 8.", "#### 8", 1.0, None),
+    ("\\boxed{\\frac12}", "0.5", 1.0, None),
+    ("\\boxed{(x+1)^2}", "x^2+2x+1", 1.0, None),
+    ("$\\boxed{\\text{Evelyn}}$", "\\text{Evelyn}", 1.0, None),
+    ("\\boxed{\\left(3, \\tfrac{\\pi}{2}\\right)}", "\\left( 3, \\frac{\\pi}{2} \\right)", 1.0, None),
+    ("\\begin{pmatrix} -2 \\\\ 1/2 \\end{pmatrix}", "\\begin{pmatrix} -2 \\\\ 0.5 \\end{pmatrix}", 1.0, None),
+    ("first \\boxed{3}, no: \\boxed{4}", "4", 1.0, None),
+    ("a stray half \ud800 and 5", "5", 1.0, None),
+    ("\\boxed{3}", "4", 0.0, None),
+    ("The answer is 41", "#### 42", 0.0, None),
+    ("I do not know.", "3", 0.0, NO_ANSWER),
+    ("", "3", 0.0, NO_ANSWER),
+    ("\\boxed{}", "3", 0.0, NO_ANSWER),
+    ("5", "", None, "the checker cannot read the reference answer"),
+]
+
+
+@needs_library
+def test_right_wrong_not_found_and_missing_are_told_apart() -> None:
+    done: list[int] = []
+    rows = [(response, answer) for response, answer, _, _ in VERDICTS]
+    assert math_verdicts(rows, advance=done.append) == [(score, reason) for _, _, score, reason in VERDICTS]
+    assert done == [1] * len(rows)
+
+
+@needs_library
+def test_a_hanging_expression_is_missing_and_the_next_is_checked() -> None:
+    started = time.monotonic()
+    rows = [("\\boxed{1}", "1"), (HANGS, "3"), ("\\boxed{2}", "2"), (HANGS, "3"), ("\\boxed{3}", "4")]
+    late = (None, "the checker took more than 1 s")
+    assert math_verdicts(rows, seconds=1.0, workers=2) == [(1.0, None), late, (1.0, None), late, (0.0, None)]
+    assert time.monotonic() - started < 60
+
+
+@needs_library
+def test_it_works_in_a_thread_and_leaves_the_signal_alone() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(math_verdict("\\boxed{1/2}", "0.5")))
+    thread.start()
+    thread.join()
+    assert found == [(1.0, None)] and signal.getsignal(signal.SIGALRM) is before
+
+
+@needs_library
+def test_a_process_is_kept_and_one_that_died_is_replaced() -> None:
+    assert math_verdict("1", "1") == (1.0, None)
+    (worker,) = math_answers._idle[-1:]
+    assert math_verdict("2", "2") == (1.0, None)
+    assert math_answers._idle[-1] is worker
+    worker.process.kill()
+    worker.process.wait()
+    assert math_verdict("2", "2") == (None, "the checker's process died")
+    assert worker not in math_answers._idle
+    assert math_verdict("2", "2") == (1.0, None)
+
+
+@needs_library
+def test_an_interrupted_question_is_not_the_next_ones_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert math_verdict("1", "1") == (1.0, None)
+    worker = math_answers._idle[-1]
+
+    def interrupted(seconds: float) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "_line", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        math_verdict("1", "2")
+    assert worker.process.poll() is not None and worker not in math_answers._idle
+
+
+@needs_library
+def test_keys_are_not_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    math_answers._stop_all()
+    assert math_verdict("1", "1") == (1.0, None)
+    environment = Path(f"/proc/{math_answers._idle[-1].process.pid}/environ")
+    if environment.exists():
+        assert b"sk-secret" not in environment.read_bytes()
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install 'math-verify"):
+        math_verdict("1", "1")
+
+
+@needs_library
+def test_a_process_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    math_answers._stop_all()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RunFailed, match="did not start"):
+        math_verdict("1", "1")
