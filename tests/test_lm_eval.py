@@ -1,0 +1,227 @@
+"""The bridge to lm-evaluation-harness: its figures against plain transformers, results found again, and refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import save_tiny_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.evaluation import lm_eval as bridge
+from selfimprove.evaluation.lm_eval import TaskFigure, run_tasks
+from selfimprove.policy import Policy, resolve_policy
+from selfimprove.reporting.terminal import Progress
+
+TASKS = Path(__file__).parent / "data" / "lm_eval"
+ITEMS = [json.loads(line) for line in (TASKS / "capitals.jsonl").read_text().splitlines()]
+needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval (pip install -e '.[lm-eval]')")
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TASKS.parent.parent)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter that changes most answers."""
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(5)
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(folder)
+    return folder
+
+
+def figures(policy: Policy, tasks: Sequence[str], **options: Any) -> dict[tuple[str, str], TaskFigure]:
+    found = run_tasks(policy, tasks, include_path=TASKS, **options)
+    return {(one.task, one.metric): one for one in found}
+
+
+def by_hand(model: Any, tokenizer: Any, before: str = "Question: {}\nAnswer:", space: str = " ") -> tuple[float, float]:
+    """(acc, acc_norm): the likeliest choice by summed log-probs, and by those divided by the choice's characters."""
+    right, right_by_length = [], []
+    for item in ITEMS:
+        prompt = tokenizer(before.format(item["question"]), add_special_tokens=False)["input_ids"]
+        values = []
+        for choice in item["choices"]:
+            answer = tokenizer(space + choice, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                log_probs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            values.append(sum(float(log_probs[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)))
+        per_character = [value / len(choice) for value, choice in zip(values, item["choices"], strict=True)]
+        right.append(values.index(max(values)) == item["answer"])
+        right_by_length.append(per_character.index(max(per_character)) == item["answer"])
+    return sum(right) / len(right), sum(right_by_length) / len(right)
+
+
+@needs_lm_eval
+def test_accuracy_is_that_of_the_models_log_probs_with_and_without_adapter(tiny_model: Path, adapter: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    plain = by_hand(model, tokenizer)
+    adapted = by_hand(PeftModel.from_pretrained(model, adapter).eval(), tokenizer)
+    assert plain != adapted
+    for folder, expected in ((tiny_model, plain), (adapter, adapted)):
+        policy = resolve_policy(str(folder))
+        found = figures(policy, ["si_capitals"])
+        one = found["si_capitals", "acc"]
+        assert (one.value, found["si_capitals", "acc_norm"].value) == pytest.approx(expected)
+        assert one.standard_error == pytest.approx((one.value * (1 - one.value) / 11) ** 0.5)
+        assert (one.n, one.filter, one.version, one.num_fewshot, one.truncated) == (12, "none", "2.0", 0, 0)
+        assert one.higher_is_better and one.policy_digest == policy.digest
+
+
+@needs_lm_eval
+def test_chat_puts_the_question_into_a_turn(tiny_model: Path, tiny_policy: Policy) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    chatml = "<|im_start|>user\nQuestion: {}\nAnswer:<|im_end|>\n<|im_start|>assistant\n"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    expected = by_hand(model, tokenizer, chatml, space="")  # lm-eval puts none behind the generation prompt
+    found = figures(tiny_policy, ["si_capitals"], chat=True)
+    assert tuple(found["si_capitals", name].value for name in ("acc", "acc_norm")) == pytest.approx(expected)
+
+
+@needs_lm_eval
+def test_a_group_a_text_task_and_perplexity(tiny_policy: Policy, capfd: pytest.CaptureFixture[str]) -> None:
+    found = run_tasks(tiny_policy, ["si_both", "si_surprise"], include_path=TASKS, num_fewshot=1, limit=4)
+    assert [(one.task, one.metric, one.n) for one in found] == [
+        ("si_both", "acc", 8),
+        ("si_capitals", "acc", 4),
+        ("si_capitals", "acc_norm", 4),
+        ("si_words", "exact_match", 4),
+        ("si_surprise", "bits_per_byte", 4),
+    ]
+    assert found[0].value == found[1].value and found[0].version == "3"
+    assert found[1].num_fewshot == 1 and not found[4].higher_is_better and found[4].standard_error is None
+    out, said = capfd.readouterr()
+    assert out == "" and "it/s" not in said and "WARNING" not in said
+    assert "si_both: 16 requests" in said and "si_surprise: done, 4 documents" in said
+    assert "si_words: 0 examples, not 1: its task file fixes the number" in said
+    json.dumps([one.as_json() for one in found])
+
+
+@needs_lm_eval
+def test_results_are_found_again_and_never_from_a_damaged_file(
+    tiny_policy: Policy, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = figures(tiny_policy, ["si_capitals"], output=tmp_path)
+    (path,) = tmp_path.iterdir()
+    written = path.read_text()
+    assert json.loads(written)["policy_digest"] == tiny_policy.digest
+    capsys.readouterr()
+    assert figures(tiny_policy, ["si_capitals"], output=tmp_path, batch_size=3) == first
+    assert capsys.readouterr().err == "si_capitals: already done, reused\n"
+    path.write_text(written.replace('"n": 12', '"n": 13'))
+    assert figures(tiny_policy, ["si_capitals"], output=tmp_path) == first
+    path.write_text(written[:200])
+    assert figures(tiny_policy, ["si_capitals"], output=tmp_path) == first
+    assert capsys.readouterr().err.count("damaged; si_capitals is measured again") == 2
+    assert path.read_text() == written
+    # anything else that was asked is another result
+    figures(tiny_policy, ["si_capitals"], output=tmp_path, limit=3)
+    figures(resolve_policy(str(adapter)), ["si_capitals"], output=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_changed_task_file_is_another_task(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("task: a\n")
+    before = bridge._folder_digest(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "code.pyc").write_text("x")
+    assert bridge._folder_digest(tmp_path) == before
+    (tmp_path / "a.yaml").write_text("task: b\n")
+    assert bridge._folder_digest(tmp_path) != before
+
+
+@needs_lm_eval
+def test_what_was_cut_is_counted_and_said(tiny_policy: Policy, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eleven examples of 45 bytes and the question are more than the tiny model's 512 positions."""
+    one = figures(tiny_policy, ["si_capitals"], num_fewshot=11, limit=2)["si_capitals", "acc"]
+    assert one.truncated == 8
+    assert "si_capitals: 8 requests were longer than the model's context" in capsys.readouterr().err
+
+
+@needs_lm_eval
+def test_a_model_that_diverged_gets_no_figure(tiny_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "model")
+    with pytest.raises(RunFailed, match="si_capitals: the model's log-likelihoods are not numbers"):
+        figures(resolve_policy(str(tmp_path / "model")), ["si_capitals"], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- refusals
+
+
+def test_without_lm_eval_the_error_says_what_to_install(tiny_policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(InputError, match=r"pip install 'selfimprove\[lm-eval\]'"):
+        run_tasks(tiny_policy, ["arc_easy"])
+
+
+@needs_lm_eval
+@pytest.mark.parametrize(
+    ("tasks", "options", "said"),
+    [
+        ([], {}, "--tasks: name at least one task"),
+        (["si_capitls"], {}, "no task 'si_capitls'; did you mean si_capitals"),
+        (["si_capitals", "arc_eesy"], {}, "no task 'arc_eesy'; did you mean arc_easy"),
+        (["qqqqqqqqqqqqqqqqqqqqq"], {}, "`lm-eval ls tasks` lists all there are"),
+        (["si_capitals"], {"limit": 0}, "--limit: must be 1 or more; found 0"),
+        (["si_capitals"], {"num_fewshot": -1}, "--num-fewshot: must be 0 or more; found -1"),
+        (["si_capitals"], {"include_path": Path("nowhere")}, "--include-path: nowhere is not a folder"),
+        (["si_missing_file"], {}, "si_missing_file (json): the data are not there (FileNotFoundError"),
+    ],
+)
+def test_wrong_options_are_said(tiny_policy: Policy, tasks: list[str], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        run_tasks(tiny_policy, tasks, **{"include_path": TASKS, **options})
+    assert said in str(refused.value)
+
+
+@needs_lm_eval
+def test_data_that_cannot_be_fetched_are_said_with_the_task(
+    tiny_policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"data of si_elsewhere \(selfimprove-tests/nowhere\) cannot be fetched"):
+        figures(tiny_policy, ["si_elsewhere"])
+
+
+@needs_lm_eval
+def test_chat_needs_a_template(tmp_path: Path) -> None:
+    policy = resolve_policy(str(save_tiny_model(tmp_path / "plain", template=None)))
+    with pytest.raises(InputError, match="has no chat template; measure it without --chat"):
+        figures(policy, ["si_capitals"], chat=True)
+
+
+# ---- lm-eval's own bars
+
+
+def test_bars_that_take_long_are_shown_as_ours() -> None:
+    shown = io.StringIO()
+    bars = bridge._Bars(Progress(Console(file=shown), interval=0.0), "mmlu")
+    for total, elapsed in ((50, 0.5), (900, 3.0)):
+        for done in (0, total // 2, total):
+            bars.write("\r" + tqdm.format_meter(done, total, elapsed, prefix="Building"))
+    bars.end()
+    assert shown.getvalue().splitlines() == [
+        "mmlu, prompts: 900 left to do",
+        "mmlu, prompts: 50% (450 of 900 left to do), 0 s left",
+        "mmlu, prompts: done, 900 left to do in 0.0 s",
+    ]
