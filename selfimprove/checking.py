@@ -89,7 +89,7 @@ def _estimate(loop: Any) -> Table:
     sampled = count * n * new
     scored = 3 * (prompts + sampled)
     trained = seed + recipe.training.epochs * 2 * (prompts + count * new)
-    items = sum(len(items) for _, items in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
+    items = sum(len(loaded.items) for loaded in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
     table = Table("estimate", "at most", box=None, pad_edge=False)
     table.add_row("tokens sampled / scored / trained", f"{sampled:,.0f} / {scored:,.0f} / {trained:,.0f}")
     try:

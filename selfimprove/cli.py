@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
-from selfimprove.errors import InputError, RunFailed, SelfImproveError
-from selfimprove.reporting.text import printable
+from selfimprove.errors import InputError, SelfImproveError
+from selfimprove.eval_cli import eval_app, stoppable
 from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
 
 app = typer.Typer(
@@ -40,13 +36,14 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from selfimprove.execute import run as execute
     from selfimprove.reporting.terminal import rounds_table
 
-    with _stoppable():
+    with stoppable():
         result = execute(resolved)
     table = rounds_table(result.events)
     if table.row_count:
         out.print(table)
     final = result.folder / "policies" / "final"
-    out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
+    if result.policy_folder:
+        out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
     out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 
 
@@ -80,107 +77,15 @@ def report(folder: RunFolder) -> None:
     out.print(str(write_report(folder)), soft_wrap=True, highlight=False)
 
 
-@app.command(name="eval")
-def evaluate(
-    suite: Annotated[str, typer.Argument(help="A shipped suite (`selfimprove ls`) or a YAML file; or `alpaca`.")],
-    policy: Annotated[
-        str | None, typer.Option(help="Built-in name, hub id, model or adapter folder, or runs/x[@M1].")
-    ] = None,
-    annotations: Annotated[Path | None, typer.Option(help="alpaca: a CSV file of preferences, any models.")] = None,
-    corrected: Annotated[
-        bool, typer.Option(help="alpaca: length control without the two oddities of the published one.")
-    ] = False,
-    max_missing: Annotated[float, typer.Option(min=0, max=1, help="alpaca: allowed share of missing ones.")] = 0.1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for its artefacts.")] = None,
-    backend: Annotated[str, typer.Option(help="Sampler: auto, vllm or transformers.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
-) -> None:
-    """Measure a policy on a suite; an interrupted evaluation goes on. `eval alpaca --annotations FILE`: win rates."""
-    if annotations is not None:
-        if suite != "alpaca" or policy is not None:
-            raise InputError(
-                "--annotations belongs to `eval alpaca` and needs no --policy: the file holds the verdicts"
-            )
-        _win_rates(annotations, corrected, max_missing, as_json)
-    elif policy is None:
-        needed = "--annotations FILE.csv" if suite == "alpaca" else "--policy"
-        raise InputError(f"eval {suite}: {needed} is missing")
-    else:
-        _accuracy(suite, policy, limit, output, backend, as_json)
-
-
-def _accuracy(suite: str, policy: str, limit: int | None, output: Path | None, backend: str, as_json: bool) -> None:
-    from selfimprove.recipe import make_recipe
-
-    folder = output or Path("runs") / f"eval-{Path(suite).stem}-{_slug(policy)}"
-    values = {
-        "method": "evaluate",
-        "model": _policy_folder(policy),
-        "output": str(folder),
-        "evaluate": [suite],
-        "sampling": {"backend": backend},
-    }
-    resolved = make_recipe(values | ({"evaluate_limit": limit} if limit else {}), where="eval")
-    from selfimprove.execute import run as execute
-
-    with _stoppable():
-        result = execute(resolved)
-    found = [event for event in result.events if event["event"] == "evaluation"][-1]
-    if as_json:
-        keys = ("suite", "metric", "value", "low", "high", "n", "failures", "groups", "policy_digest")
-        print(json.dumps({key: found[key] for key in keys}))
-        return
-    out.print(
-        f"{found['suite']}: {100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}] "
-        f"of {found['n']} items (95% interval, Wilson)",
-        highlight=False,
-    )
-    for name, group in found["groups"].items():
-        out.print(f"  {name}: {100 * group['value']:.1f}% of {group['n']}", highlight=False)
-    if found["failures"]:
-        out.print(f"  counted as wrong: {found['failures']}", highlight=False)
-
-
-def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: bool) -> None:
-    from selfimprove.evaluation.alpaca import measure, read_annotations
-    from selfimprove.reporting.terminal import Progress
-
-    count = len(read_annotations(annotations))
-    found = []
-    with _stoppable(), Progress().task("win rates", count, "models") as advance:
-        for one in measure(annotations, corrected, max_missing):
-            found.append(one)
-            advance(1)
-    if as_json:
-        print(json.dumps([one.as_json() for one in found]))
-        return
-    table = Table("model", box=None, pad_edge=False)
-    missing = any(one.rate.missing for one in found)
-    for name in ("win rate, %", "LC win rate, %", "n", *(["missing"] if missing else []), "length"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in sorted(found, key=lambda one: -one.controlled.win_rate):
-        rate, controlled = one.rate, one.controlled
-        table.add_row(
-            Text(printable(one.model)),
-            f"{rate.win_rate:.1f} [{rate.low:.1f}, {rate.high:.1f}]",
-            f"{controlled.win_rate:.1f} [{controlled.low:.1f}, {controlled.high:.1f}]",
-            str(rate.n),
-            *([str(rate.missing)] if missing else []),
-            f"{one.mean_length:,.0f}",
-        )
-    out.print(table)
-    out.print(
-        "\\[95%] by bootstrap over instructions; mean length in characters; LC, at equal lengths: "
-        + ("corrected, not comparable with published numbers." if corrected else "as published (docs/evaluation.md)."),
-        highlight=False,
-    )
+app.add_typer(eval_app, name="eval")
 
 
 @app.command()
 def ls() -> None:
-    """List the shipped recipes and evaluation suites."""
+    """List the shipped recipes, evaluation suites and judges' rubrics."""
     import yaml
+
+    from selfimprove.judging.rubric import load_rubric, shipped_rubrics
 
     recipes = Table(Column("recipe", no_wrap=True), "method", "model", box=None, pad_edge=False)
     for name, path in shipped_recipes().items():
@@ -189,9 +94,13 @@ def ls() -> None:
     suites = Table("suite", "about", box=None, pad_edge=False)
     for name, path in shipped_suites().items():
         suites.add_row(name, " ".join(yaml.safe_load(path.read_text()).get("description", "").split()))
-    out.print(recipes)
-    out.print()
-    out.print(suites)
+    rubrics = Table(Column("rubric", no_wrap=True), "of", "about", box=None, pad_edge=False)
+    for name in shipped_rubrics():
+        options = load_rubric(name, ()).options
+        rubrics.add_row(name, options.of, " ".join(options.description.split()))
+    for table in (recipes, suites, rubrics):
+        out.print(table)
+        out.print()
 
 
 @app.command()
@@ -219,33 +128,6 @@ def doctor() -> None:
 
     if not print_doctor(out):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Says how to go on after Ctrl-C, where typer would end without a word."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunFailed("interrupted; the same command goes on from here") from None
-
-
-def _policy_folder(policy: str) -> str:
-    """A model string; `runs/x` means its final policy, `runs/x@M1` that one."""
-    place, _, name = policy.partition("@")
-    if (Path(place) / "recipe.yaml").is_file():
-        found = Path(place) / "policies" / (name or "final")
-        if not found.is_dir():
-            have = sorted(path.name for path in (Path(place) / "policies").glob("*"))
-            raise InputError(
-                f"--policy: {place} has no policy {name or 'final'!r}; it has: {', '.join(have) or 'none'}"
-            )
-        return str(found.resolve())
-    return policy
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in text).strip("-.")[-60:]
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from selfimprove.artefacts import DamagedArtefact, Store
 from selfimprove.errors import RunFailed, SelfImproveError
+from selfimprove.inference import Inference
 from selfimprove.loop import Loop
 from selfimprove.methods import find_method
+from selfimprove.methods.evaluate_judge import evaluate_judge, judges_to_measure
 from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe
@@ -29,14 +31,14 @@ from selfimprove.training.trackers import check_trackers, tracking
 class Result:
     """What a finished run left. `policy_folder` opens with plain Transformers or PEFT."""
 
-    policy: Policy
+    policy: Policy | None  # None where a judge was measured
     folder: Path
     report: Path
     events: list[dict[str, Any]]
 
     @property
-    def policy_folder(self) -> Path:
-        return Path(self.policy.adapter or self.policy.base)
+    def policy_folder(self) -> Path | None:
+        return Path(self.policy.adapter or self.policy.base) if self.policy else None
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> Result:
@@ -63,15 +65,19 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
             except BaseException:
                 _report_quietly(folder)
                 raise
-            events.emit(
-                "done",
-                policy.digest,
-                policy=policy.name,
-                path=str(policy.adapter or policy.base),
-                digest=policy.digest,
-                seconds=round(time.monotonic() - started, 1),
-                kept=recipe.keep,
-            )
+            seconds = round(time.monotonic() - started, 1)
+            if policy is None:
+                events.emit("done", "judge", seconds=seconds)
+            else:
+                events.emit(
+                    "done",
+                    policy.digest,
+                    policy=policy.name,
+                    path=str(policy.adapter or policy.base),
+                    digest=policy.digest,
+                    seconds=seconds,
+                    kept=recipe.keep,
+                )
         report = write_report(folder)
     return Result(policy, folder, report, read_events(folder / "metrics.jsonl"))
 
@@ -89,7 +95,7 @@ def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"backend": backend})})
 
 
-def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
+def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy | None:
     """The method over the durable steps; started over where an artefact turns out to be damaged."""
     import torch
 
@@ -97,22 +103,15 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
     store = Store(Path(recipe.store) if recipe.store else folder / "steps")
     while True:
         try:
+            if recipe.method == "evaluate_judge":
+                inference = Inference(recipe, store, events, progress)
+                judges = judges_to_measure(inference)
+                _begun(inference, folder)
+                evaluate_judge(inference, judges)
+                return None
             loop = Loop(recipe, store, events, progress)
             loop.check_sampler()
-            events.emit(
-                "run",
-                loop.base_policy.digest,
-                name=folder.name,
-                method=recipe.method,
-                model=recipe.model,
-                model_digest=loop.base_policy.digest,
-                seed=recipe.seed,
-                versions=environment(),
-                device=loop.device,
-                backend=loop.backend,
-                recipe=recipe.model_dump(mode="json"),
-                warnings=model_notes(loop.base_policy),
-            )
+            _begun(loop, folder)
             policy = find_method(recipe.method)(loop)
             link_policies(folder, loop.made, policy)
             return policy
@@ -127,6 +126,25 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy:
         finally:
             MODELS.free()
             close_engine()
+
+
+def _begun(loop: Inference, folder: Path) -> None:
+    """The event that says what is run, and with what."""
+    recipe, model = loop.recipe, loop.base_policy
+    loop.events.emit(
+        "run",
+        model.digest if model else "judge",
+        name=folder.name,
+        method=recipe.method,
+        model=recipe.model if model else None,
+        model_digest=model.digest if model else None,
+        seed=recipe.seed,
+        versions=environment(),
+        device=loop.device,
+        backend=loop.backend,
+        recipe=recipe.model_dump(mode="json"),
+        warnings=model_notes(model) if model else [],
+    )
 
 
 def model_notes(policy: Policy) -> list[str]:

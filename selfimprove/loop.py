@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,21 +11,20 @@ from typing import Any
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
 from selfimprove.chat import stop_ids
-from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
-from selfimprove.data.sources import Prompt
+from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
-from selfimprove.floor import step_floor
-from selfimprove.judging.functions import Verdict
+from selfimprove.inference import Inference
+from selfimprove.judging.asking import short_name
 from selfimprove.judging.judges import check_judge
-from selfimprove.policy import MODELS, Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
-from selfimprove.recipe import JudgeOptions, Recipe
-from selfimprove.record import Record, Round
+from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
+from selfimprove.recipe import Recipe
+from selfimprove.record import Round
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import RunData, context_tokens, responses_of, seed_responses
-from selfimprove.sampling import Decoding, Request, choose_backend, make_sampler
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.sampling import Decoding, Request, make_sampler
+from selfimprove.steps import StepRequest
 from selfimprove.training.accelerate_file import check_accelerate_file, find_accelerate_file
 from selfimprove.training.stages import made_policy, optimizer_steps, read_history
 from selfimprove.worker import STEPS
@@ -37,22 +33,22 @@ from selfimprove.worker import STEPS
 _PROBE = 8
 
 
-class Loop(Record):
-    """The steps a method is made of, with their data and policies; its gates and events are `Record`'s.
+class Loop(Inference):
+    """The steps a method is made of, with their data and policies. Those that train none are `Inference`'s; gates and
+    events are `Record`'s.
 
     Policies are named in order of their making: M0 is the given model, M1 the first trained one, and so on.
     """
 
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
-        super().__init__(recipe, events, progress)
-        self.store = store
-        self.base_policy = resolve_policy(recipe.model, "M0", recipe.trust_remote_code)
+        super().__init__(recipe, store, events, progress)
+        self.base_policy: Policy = resolve_policy(recipe.model, "M0", recipe.trust_remote_code)
+        self.measured = [self.base_policy]
+        if recipe.method == "evaluate":
+            self.measured = self._named_policies()
+            self.base_policy = self.measured[0]
         self.tokenizer = load_tokenizer(self.base_policy)
         self.stops = stop_ids(self.tokenizer)
-        self.device = pick_device(recipe.device)
-        given = recipe.training.dtype
-        self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
-        self.backend, _ = choose_backend(recipe.sampling.backend, self.device)
         self._first_health: dict[str, float] | None = None
         room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
         self.data = RunData(recipe, self.tokenizer, room, self.note)
@@ -65,6 +61,23 @@ class Loop(Record):
             progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
 
+    def _named_policies(self) -> list[Policy]:
+        """The policies that method `evaluate` measures, named as the recipe names them, at most as long as needed."""
+        given = [self.recipe.model, *self.recipe.policies]
+        names = [short_name(one) for one in given]
+        if len(set(names)) < len(names):
+            names = given
+        found = {self.base_policy.digest: self.base_policy.named(names[0])}
+        for one, name in zip(given[1:], names[1:], strict=True):
+            policy = resolve_policy(one, name, self.recipe.trust_remote_code)
+            if policy.digest not in found:
+                found[policy.digest] = policy
+            elif one.endswith("@M0"):  # of several runs from one model
+                self.note(f"{one} is {found[policy.digest].name}, which is measured already")
+            else:
+                raise InputError(f"policies: {one} is the same model as {found[policy.digest].name}; measure it once")
+        return list(found.values())
+
     def _inputs(self) -> dict[str, str]:
         """Digests of what a recipe's text does not show: the model, the data, the versions of the steps."""
         data = self.data
@@ -75,40 +88,10 @@ class Loop(Record):
             "data.pairs": digest_of(
                 [[pair.prompt.prompt_ids, pair.chosen.ids, pair.rejected.ids] for pair in data.pairs]
             ),
-            "the evaluation suites": digest_of(self.evaluator.texts()),
+            "the evaluation suites": self.evaluator.identity(),
+            "the policies to measure": digest_of([policy.digest for policy in self.measured]),
             "the program's steps": digest_of({name: kind.version for name, kind in STEPS.items()}),
         }
-
-    def step(self, request: StepRequest) -> Artefact:
-        """The artefact of a step: found, or made now. Emits the step's event."""
-        artefact, reused = run_step(self.store, request, self.progress)
-        if reused:
-            self.progress.step_reused(request.label)
-        self._report_engine()
-        figures = artefact.figures
-        self.events.emit(
-            "step",
-            f"{request.label}|{artefact.manifest['key'][:16]}",
-            step=request.step,
-            label=request.label,
-            round=self._round,
-            seconds=figures["seconds"],
-            tokens=figures["tokens"],
-            floor_seconds=None if reused else self._floor(request, artefact),
-            reused=reused,
-            folder=artefact.folder.name,
-        )
-        return artefact
-
-    def _floor(self, request: StepRequest, artefact: Artefact) -> float | None:
-        """Seconds the step's matrix products take at this machine's speed, for the report."""
-        policy = request.policies.get("policy") or request.policies.get("start")
-        if policy is None:
-            return None
-        made = artefact.rows() if request.step == "sample" else []
-        return step_floor(
-            request.step, request.options, request.inputs, made, policy.base, self.device, request.processes
-        )
 
     def rounds(self) -> Iterator[Round]:
         """The rounds, each with its own prompts."""
@@ -155,72 +138,6 @@ class Loop(Record):
         self.check(gates.degeneration(health, self._first_health, self.recipe.gates.model_dump()))
         return responses
 
-    def draw(
-        self,
-        policy: Policy,
-        prompts: Sequence[RenderedPrompt],
-        label: str,
-        *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
-        stops: Sequence[int] | None = None,
-    ) -> Responses:
-        """Responses to prompts under any decoding options (temperature 0 is greedy; `stops`: the run's own)."""
-        artefact = self.step(
-            StepRequest(
-                step="sample",
-                label=label,
-                options={
-                    "n": n,
-                    "temperature": temperature,
-                    "top_p": top_p,
-                    "max_new_tokens": max_new_tokens,
-                    "stop_ids": list(self.stops if stops is None else stops),
-                    "dtype": self.dtype,
-                    "backend": self.backend,
-                },
-                inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
-                policies={"policy": policy},
-                seed=self.recipe.seed if temperature else 0,  # greedy answers are every seed's
-                execution={"device": self.device, **self._sampler_execution(policy)},
-                total=n * len(prompts),
-            )
-        )
-        by_prompt: dict[str, list[Response]] = {}
-        for row in artefact.rows():
-            response = Response(
-                row["prompt_id"], row["index"], tuple(row["ids"]), row["finish"], row["text"], row["log_prob"]
-            )
-            by_prompt.setdefault(response.prompt_id, []).append(response)
-        return Responses({p.id: p for p in prompts}, by_prompt, sampled_by=policy.digest)
-
-    def log_probs(self, responses: Responses, policy: Policy) -> LogProbs:
-        """Summed log-prob and token count of every response under `policy`."""
-        artefact = self.step(
-            StepRequest(
-                step="log_probs",
-                label=f"log-probs under {policy.name}",
-                options={"dtype": self.dtype},
-                inputs={"responses": responses.rows()},
-                policies={"policy": policy},
-                seed=0,
-                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
-            )
-        )
-        rows = artefact.rows()
-        scored = LogProbs(
-            policy.name,
-            policy.digest,
-            {(row["prompt_id"], row["index"]): row["log_prob"] for row in rows},
-            {(row["prompt_id"], row["index"]): row["tokens"] for row in rows},
-        )
-        if responses.sampled_by == policy.digest:
-            bound = self.recipe.gates.sampler_agrees or (1e-3 if self.dtype == "float32" else 2e-2)
-            self.check(gates.sampler_agrees(responses, scored, bound))
-        return scored
-
     def dpo(
         self,
         policy: Policy,
@@ -256,61 +173,6 @@ class Loop(Record):
         self._check_moved(policy, trained, both, before, after)
         self._last_margins = margins(pairs, after, reference, self.recipe.training.beta)
         return trained
-
-    def judged(self, responses: Responses, judge: JudgeOptions) -> dict[str, list[Verdict]]:
-        """Verdicts of a `reward_model` or a `function` on every response, as a durable step."""
-        texts = [
-            {
-                "prompt_id": prompt.id,
-                "index": response.index,
-                "prompt": prompt.text,
-                "text": response.text,
-                "answer": prompt.answer,
-                "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
-            }
-            for prompt, its_responses in responses
-            for response in its_responses
-        ]
-        options: dict[str, Any] = {"dtype": self.dtype}
-        policies = {}
-        if judge.kind == "reward_model":
-            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
-        else:
-            options = {"function": judge.function, "version": judge.version}
-        artefact = self.step(
-            StepRequest(
-                step=judge.kind,
-                label=f"judge {Path(str(judge.model or judge.function)).name}",
-                options=options,
-                inputs={"texts": texts},
-                policies=policies,
-                seed=0,
-                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
-            )
-        )
-        verdicts: dict[str, list[Verdict]] = {}
-        for row in artefact.rows():
-            verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
-        return verdicts
-
-    def ask(self, policy: Policy, questions: Mapping[str, str], new_tokens: int, label: str) -> dict[str, str]:
-        """Greedy answers to questions by id; one that does not fit the context is answered by an empty text."""
-        # Whoever is asked reads its own chat template, which may be another than the run's.
-        tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
-        prompts = [Prompt(id, ({"role": "user", "content": text},)) for id, text in questions.items()]
-        rendered = self.data.rendered(prompts, new_tokens, label, tokenizer, room)
-        answers = self.draw(
-            policy,
-            rendered,
-            f"{label} ({policy.name})",
-            n=1,
-            temperature=0.0,
-            top_p=1.0,
-            max_new_tokens=new_tokens,
-            stops=stop_ids(tokenizer),
-        )
-        found = {response.prompt_id: response.text for response in answers.all()}
-        return {id: found.get(id, "") for id in questions}
 
     def evaluate(self, policy: Policy, round: Round | None = None) -> None:
         """Runs every suite of the recipe on `policy`, with intervals and the paired change."""
@@ -382,26 +244,12 @@ class Loop(Record):
             options["accelerate"] = file_digest(find_accelerate_file(self.recipe))
         return options
 
-    def _sampler_execution(self, policy: Policy) -> dict[str, Any]:
-        """What the sampler's backend needs to know that changes its responses by rounding only."""
-        sampling = self.recipe.sampling
-        if self.backend == "vllm":
-            own = sampling.vllm.model_dump()
-            own["max_model_len"] = own["max_model_len"] or min(context_tokens(policy.base), 32768)
-            ranks = [self.recipe.training.lora.r] if self.recipe.training.lora else []
-            return {"vllm": own | {"max_lora_rank": max([*ranks, adapter_rank(policy)])}}
-        if self.backend == "openai" and sampling.server:
-            served = replace(self.base_policy, adapter=None, adapter_digest=None)  # adapters are loaded beside it
-            needs = "sampler_agrees" not in self.recipe.gates.disabled
-            return {"server": sampling.server.model_dump(), "served_policy": served.spec(), "needs_log_probs": needs}
-        return {"batch_tokens": sampling.batch_tokens}
-
     def check_sampler(self) -> None:
         """Before anything is trained: vllm has room for the prompts; a server is asked for one token, so that what it
         lacks is said."""
         sampling = self.recipe.sampling
         prompts = [tuple(p.prompt_ids) for group in self.data.round_prompts for p in group] or [(self.stops[0],)]
-        execution = {"device": self.device, **self._sampler_execution(self.base_policy)}
+        execution = {"device": self.device, **self._sampler_execution(self.base_policy, self.backend)}
         if self.backend == "vllm" and self.data.round_prompts:
             from selfimprove.sampling.vllm import require_room
 
@@ -417,12 +265,6 @@ class Loop(Record):
         with TemporaryDirectory() as folder:
             sampler = make_sampler({"backend": "openai"}, execution, Path(folder))
             sampler.check([Request(max(prompts, key=len), 1, 0)], decoding)  # type: ignore[attr-defined]
-
-    def _report_engine(self) -> None:
-        """Events of the vLLM engine's starts and swaps since the last step."""
-        if vllm := sys.modules.get("selfimprove.sampling.vllm"):
-            for entry in vllm.ENGINE.take_history():
-                self.events.emit("engine", str(time.time_ns()), backend="vllm", round=self._round, **entry)
 
     def _training_execution(self) -> dict[str, Any]:
         """What says how a training step is carried out, and changes its result by rounding only."""

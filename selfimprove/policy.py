@@ -60,9 +60,10 @@ class Policy:
 
 
 def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False) -> Policy:
-    """A policy from what a recipe says: a built-in name, a local folder (model or PEFT adapter), or a hub id.
+    """A policy from what a recipe says: a built-in name, a local folder (model or PEFT adapter), a hub id, or a run.
 
-    A hub id may carry a revision (`org/model@revision`). Weights are read as safetensors only.
+    `runs/x` is the final policy of that run, `runs/x@M1` that one, `runs/x@M0` its model. A hub id may carry a revision
+    (`org/model@revision`). Weights are read as safetensors only.
     """
     base, adapter = _locate(model)
     if adapter is not None:
@@ -93,6 +94,8 @@ def _locate(model: str) -> tuple[Path, Path | None]:
     """(base folder, None) or (unused, adapter folder) for a model string."""
     if model in BUILTINS:
         return fetch_builtin(model), None
+    if of_run := _policy_of_run(model):
+        return _locate(of_run)
     folder = Path(model).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
@@ -121,6 +124,29 @@ def _locate(model: str) -> tuple[Path, Path | None]:
             f"{', '.join(BUILTINS)}"
         ) from error
     return (found, found) if (found / "adapter_config.json").is_file() else (found, None)
+
+
+def _policy_of_run(model: str) -> str | None:
+    """The model string that `runs/x` or `runs/x@M1` means; None where it is no run's."""
+    place, _, name = model.partition("@")
+    run = Path(place).expanduser()
+    if not (run / "recipe.yaml").is_file():
+        return None
+    found = run / "policies" / (name or "final")
+    if found.is_dir():
+        return str(found)
+    if name == "M0":
+        import yaml
+
+        return str(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["model"])
+    have = sorted(path.name for path in (run / "policies").glob("*"))
+    raise InputError(f"model: {place} has no policy {name or 'final'!r}; it has: {', '.join(have) or 'none'}")
+
+
+def policies_of_run(run: Path) -> list[str]:
+    """`runs/x@M0`, `runs/x@M1`, ...: every policy of a run, as model strings."""
+    made = [path.name for path in (run / "policies").glob("M*") if path.name[1:].isdecimal()]
+    return [f"{run}@{name}" for name in ["M0", *sorted(made, key=lambda name: int(name[1:]))]]
 
 
 def adapter_rank(policy: Policy) -> int:

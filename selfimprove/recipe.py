@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError
@@ -71,10 +79,14 @@ class ServerOptions(Strict):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         try:
-            Server(**self.model_dump())
+            self.connection("server")
         except InputError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def connection(self, where: str = "judge.server") -> Server:
+        """The server itself; `where` is the key that messages name."""
+        return Server(**self.model_dump(), where=where)
 
 
 class Sampling(Strict):
@@ -155,9 +167,37 @@ class Cream(Strict):
     floor: bool = False
 
 
-class JudgeOptions(Strict):
-    """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`. Raise `version` when your function's code
-    changes: what it judged before is then judged again."""
+class Prices(Strict):
+    """What a server asks for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+    currency: str = "USD"
+
+
+class Reader(Strict):
+    """A language model that reads a rubric: a policy (`model`) or one behind a `server`, which may be any that speaks
+    OpenAI's chat protocol. Raise `version` when what the server serves changed under the same name: what it judged
+    before is then judged again. `log_probs`: of so many first tokens a server is asked for, where the rubric reads
+    labels; 0 reads what was written."""
+
+    rubric: str | None = None
+    model: str | None = None
+    server: ServerOptions | None = None
+    version: int = 1
+    log_probs: Annotated[int, Field(ge=0, le=20)] = 20
+    prices: Prices | None = None
+
+    @model_validator(mode="after")
+    def _one_reader(self) -> Self:
+        if self.model is not None and self.server is not None:
+            raise ValueError("keep one of `model` (a policy, read here) and `server`")
+        return self
+
+
+class JudgeOptions(Reader):
+    """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`. Raise `version` too when your function's code
+    changes."""
 
     kind: Literal[
         "implicit_reward",
@@ -169,10 +209,7 @@ class JudgeOptions(Strict):
         "function",
         "random",
     ]
-    model: str | None = None
-    rubric: str | None = None
     function: str | None = None
-    version: int = 1
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
@@ -188,6 +225,27 @@ class IterativeDpo(Strict):
     judge: JudgeOptions = JudgeOptions(kind="implicit_reward")
     dpo_reference: Literal["current", "initial"] = "current"
     sft: bool = True
+
+
+class SuiteChoice(Strict):
+    """A suite to evaluate with: a shipped name or a YAML file, and what replaces keys of that file. Bare text is the
+    name alone; any other key beside `suite` is a key of the suite (see docs/evaluation.md)."""
+
+    suite: str
+    change: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"suite": value}
+        if isinstance(value, dict) and not isinstance(value.get("change"), dict):
+            return {"suite": value.get("suite"), "change": {k: v for k, v in value.items() if k != "suite"}}
+        return value
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        return {"suite": self.suite, **self.change} if self.change else self.suite
 
 
 class Gates(Strict):
@@ -212,7 +270,7 @@ class Gates(Strict):
 class Recipe(Strict):
     """One run, whole. `load_recipe` reads it from YAML; `selfimprove run` and `selfimprove.run` take it."""
 
-    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream", "evaluate"]
+    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream", "evaluate", "evaluate_judge"]
     model: str = "smollm2-135m-instruct"
     output: str
     store: str | None = None
@@ -224,9 +282,10 @@ class Recipe(Strict):
     sft: Sft = Sft()
     cream: Cream = Cream()
     iterative_dpo: IterativeDpo = IterativeDpo()
-    evaluate: tuple[str, ...] = ()
+    evaluate: tuple[SuiteChoice, ...] = ()
     evaluate_limit: Positive | None = None
     development: str | None = None
+    policies: tuple[str, ...] = ()
     keep: Literal["last", "best"] = "last"
     gates: Gates = Gates()
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -235,17 +294,25 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needs = {"sft": ("seed",), "dpo": ("pairs",), "iterative_dpo": ("prompts",), "evaluate": ()}
+        needs = {
+            "sft": ("seed",),
+            "dpo": ("pairs",),
+            "iterative_dpo": ("prompts",),
+            "evaluate": (),
+            "evaluate_judge": (),
+        }
         for name in needs.get(self.method, ("seed", "prompts")):
             if getattr(self.data, name) is None:
                 raise ValueError(f"method {self.method!r} needs `data.{name}`")
-        if self.method == "evaluate" and not self.evaluate:
-            raise ValueError("method 'evaluate' needs at least one suite under `evaluate`")
+        if self.method.startswith("evaluate") and not self.evaluate:
+            raise ValueError(f"method {self.method!r} needs at least one suite under `evaluate`")
+        if self.policies and self.method != "evaluate":
+            raise ValueError("`policies` (further ones to measure) belongs to method 'evaluate'")
         if self.method == "iterative_dpo" and self.iterative_dpo.sft and self.data.seed is None:
             raise ValueError("iterative_dpo begins with SFT on `data.seed`: give it, or set iterative_dpo.sft=false")
         if self.keep == "best" and not self.development:
             raise ValueError("keep: best needs a `development` suite (never the one reported under `evaluate`)")
-        if self.development and self.development in self.evaluate:
+        if self.development and self.development in [one.suite for one in self.evaluate]:
             raise ValueError("`development` must not be one of the suites under `evaluate`")
         for stage, size in (("training", self.training.batch_size), ("sft", self.sft.batch_size)):
             if size is not None and size % self.training.processes:
@@ -272,7 +339,7 @@ class Recipe(Strict):
         values = self.model_dump(mode="json", exclude=other_methods)
         for role in ("seed", "prompts", "pairs"):
             for source in values["data"][role] or ():
-                for name in ("config", "split", "revision") if source["path"] else ():
+                for name in ("config", "split", "revision", "file") if source["path"] else ():
                     del source[name]  # a local file has none, and says so when it is read
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -49,30 +49,19 @@ class RunData:
         prompts = [prompt.text for prompts in self.round_prompts for prompt in prompts]
         return [*self.seed_texts, *prompts, *(pair.prompt.text for pair in self.pairs)]
 
-    def rendered(
-        self,
-        prompts: Sequence[Prompt],
-        new_tokens: int,
-        what: str = "prompts",
-        tokenizer: Any = None,
-        room: int | None = None,
-    ) -> list[RenderedPrompt]:
-        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut.
-
-        `tokenizer` and `room`: those of a model that is not the run's own (a judge).
-        """
-        tokenizer, room = tokenizer or self.tokenizer, room or self.room
+    def rendered(self, prompts: Sequence[Prompt], new_tokens: int, what: str = "prompts") -> list[RenderedPrompt]:
+        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut."""
         found = []
         for prompt in prompts:
-            ids = render_prompt(tokenizer, list(prompt.messages))
-            if len(ids) + new_tokens <= room:
+            ids = render_prompt(self.tokenizer, list(prompt.messages))
+            if len(ids) + new_tokens <= self.room:
                 found.append(
                     RenderedPrompt(prompt.id, tuple(ids), content(prompt), prompt.answer, prompt.group, prompt.messages)
                 )
-        self._dropped(len(prompts) - len(found), len(prompts), f"{what} (with {new_tokens} new tokens)", room)
+        self._dropped(len(prompts) - len(found), len(prompts), f"{what} (with {new_tokens} new tokens)")
         if prompts and not found:
             raise InputError(
-                f"all {len(prompts)} {what} are too long: prompt + {new_tokens} new tokens must fit {room} tokens "
+                f"all {len(prompts)} {what} are too long: prompt + {new_tokens} new tokens must fit {self.room} tokens "
                 "(the model's context and training.max_length); lower sampling.max_new_tokens"
             )
         return found
@@ -123,9 +112,9 @@ class RunData:
             raise InputError(f"data.pairs: none of {len(given)} pairs is usable (too long, or equal on both sides)")
         return pairs
 
-    def _dropped(self, dropped: int, total: int, what: str, room: int | None = None) -> None:
+    def _dropped(self, dropped: int, total: int, what: str) -> None:
         if dropped:
-            self.note(f"{dropped} of {total} {what} are too long for {room or self.room} tokens and are left out")
+            self.note(f"{dropped} of {total} {what} are too long for {self.room} tokens and are left out")
 
 
 @contextmanager

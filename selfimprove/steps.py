@@ -199,7 +199,11 @@ def _content_digest(partial: Path) -> str:
 
 
 def _tokens(request: StepRequest, partial: Path) -> int:
-    """Tokens the step was about: those it sampled, scored, or trained on (all epochs, prompts included)."""
+    """Tokens the step was about: those it sampled, scored, was billed for, or trained on (all epochs, prompts
+    included)."""
+    if request.step == "ask_server":
+        rows = [row for path in partial.glob("rows-*.arrow") for row in read_rows(path)]
+        return sum(row["input_tokens"] + row["output_tokens"] for row in rows)
     if request.step in ("sample", "log_probs"):
         rows = [row for path in partial.glob("rows-*.arrow") for row in read_rows(path)]
         made = sum(len(row["ids"]) if "ids" in row else row["tokens"] for row in rows)

@@ -169,6 +169,60 @@ def _function(folder: Path, task: dict[str, Any], shard: int, advance: Advance) 
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)
 
 
+def _ask_server(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.chat_server import ChatServer
+    from selfimprove.sampling.journal import Journal
+    from selfimprove.sampling.server import Server
+
+    options, journal = task["options"], folder / "journal.jsonl"
+    rows = read_rows(folder / "inputs" / "questions.arrow")
+    server = Server(**task["execution"]["server"], where="judge.server")
+    judge = ChatServer(server, options["max_new_tokens"], options["log_probs"], Journal(journal))
+    answers = judge.ask([json.loads(row["messages"]) for row in rows], advance)
+    answered = [{"prompt_id": row["prompt_id"], **answer} for row, answer in zip(rows, answers, strict=True)]
+    write_rows(folder / f"rows-{shard:05d}.arrow", answered)
+    journal.unlink(missing_ok=True)
+
+
+def _verify_math(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.math_answers import math_verdicts
+
+    rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
+    asked = [(row["text"], row["answer"]) for row in rows]
+    verdicts = math_verdicts(asked, workers=os.cpu_count() or 1, advance=advance)
+    _write_verdicts(folder, shard, rows, [(value, None if value is None else why, why) for value, why in verdicts])
+
+
+def _verify_code(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.sandbox import Limits, run_programs
+
+    rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
+    jobs = [(row["program"], row["tests"]) for row in rows]
+    ran = run_programs(jobs, Limits(seconds=task["options"]["seconds"]), os.cpu_count() or 1, advance)
+    passed = [one.outcome == "passed" for one in ran]
+    reasons = [None if good else f"program {one.outcome}" for one, good in zip(ran, passed, strict=True)]
+    _write_verdicts(folder, shard, rows, [(float(good), why, None) for good, why in zip(passed, reasons, strict=True)])
+
+
+def _write_verdicts(
+    folder: Path,
+    shard: int,
+    rows: list[dict[str, Any]],
+    verdicts: list[tuple[float | None, str | None, str | None]],
+) -> None:
+    """A checker's (value, why it is wrong, why it is missing) of each row."""
+    found = [
+        {
+            "prompt_id": row["prompt_id"],
+            "value": value,
+            "failure": failure,
+            "missing": missing if value is None else None,
+        }
+        for row, (value, failure, missing) in zip(rows, verdicts, strict=True)
+    ]
+    write_rows(folder / f"rows-{shard:05d}.arrow", found)
+
+
 def _by_prompt(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -195,6 +249,9 @@ STEPS = {
     "log_probs": StepKind(1, _log_probs, "responses", 64, "responses"),
     "reward_model": StepKind(1, _reward_model, "texts", 64, "responses"),
     "function": StepKind(1, _function, "texts", 8, "responses"),
+    "ask_server": StepKind(1, _ask_server, "questions", None, "answers"),
+    "verify_math": StepKind(1, _verify_math, "rows", 64, "answers"),
+    "verify_code": StepKind(1, _verify_code, "rows", 64, "programs"),
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
 }

@@ -281,7 +281,7 @@ def test_too_many_missing_verdicts_end_the_evaluation(tmp_path: Path) -> None:
 
 def test_eval_says_which_option_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, said in (
-        (["alpaca"], "--annotations FILE.csv is missing"),
+        (["alpaca"], "--policy, or --annotations FILE.csv, is missing"),
         (["words"], "--policy is missing"),
         (["words", "--annotations", "x.csv"], "belongs to `eval alpaca`"),
     ):

@@ -137,7 +137,7 @@ def damage(path: Path, keep_time: bool = False) -> None:
         (["sft.yaml", "data.seed=nothing.jsonl"], ["'nothing.jsonl' not found; looked for"]),
         (["sft.yaml", "data.seed=sft.yaml"], ["unknown kind of file '.yaml'"]),
         (["sft.yaml", "data.seed=prompts.jsonl"], ["prompts.jsonl, line 1: no column 'response'"]),
-        (["sft.yaml", "evaluate=[wurds]"], ["no suite 'wurds'; shipped: words"]),
+        (["sft.yaml", "evaluate=[wurds]"], ["no suite 'wurds'; did you mean 'words'?"]),
         (["sft.yaml", "model=no/such/folder"], ["no folder 'no/such/folder'", "smollm2-135m-instruct"]),
         (
             ["sft.yaml", "training.batch_size=3", "training.processes=2"],
@@ -401,10 +401,10 @@ def test_runs_that_share_a_store_share_what_they_make(here: Path, command: Calla
         for name in ("one", "two")
     )
     assert (first.code, second.code) == (0, 0)
-    assert "tiny with M0: done, 2 responses" in first.err and "tiny with M0: already done, reused" in second.err
+    assert "tiny with tiny: done, 2 responses" in first.err and "tiny with tiny: already done, reused" in second.err
     assert len(list((here / "shared").iterdir())) == 1
     assert not (here / "one" / "steps").exists() and not (here / "two" / "steps").exists()
-    assert "tiny with M0" in command("status", "two").out
+    assert "tiny with tiny" in command("status", "two").out
 
 
 # ---- looking at runs
@@ -492,19 +492,19 @@ def test_check_shows_examples_and_cost_and_writes_nothing(here: Path, command: C
 # ---- eval
 
 
-def test_eval_prints_one_json_object(here: Path, command: Callable[..., Done], tiny_model: Path) -> None:
+def test_eval_prints_one_object_for_each_policy(here: Path, command: Callable[..., Done], tiny_model: Path) -> None:
     done = command("eval", "suite.yaml", "--policy", tiny_model, "--json", *PLAIN)
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert set(found) == {
-        "suite", "metric", "value", "low", "high", "n", "failures", "groups", "policy_digest"
+    (found,) = json.loads(done.out)
+    assert set(found) >= {
+        "suite", "policy", "metric", "value", "low", "high", "n", "failures", "groups", "policy_digest"
     }  # fmt: skip
     assert (found["suite"], found["n"]) == ("tiny", 6)
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
     (folder,) = (here / "runs").iterdir()
     assert folder.name.startswith("eval-suite-")
     done = command("eval", "suite.yaml", "--policy", tiny_model, "--json", *PLAIN)
-    assert json.loads(done.out) == found and "already done, reused" in done.err
+    assert json.loads(done.out) == [found] and "already done, reused" in done.err
 
 
 def test_eval_takes_policies_of_a_run(finished: Path, command: Callable[..., Done], tiny_model: Path) -> None:
@@ -514,15 +514,16 @@ def test_eval_takes_policies_of_a_run(finished: Path, command: Callable[..., Don
         limited = ("--json", "--limit", "2", "--output", "measured")
         done = command("eval", "suite.yaml", "--policy", policy, *limited, *PLAIN)
         assert done.code == 0, done.err
-        found = json.loads(done.out)
+        (found,) = json.loads(done.out)
         assert (found["policy_digest"], found["n"]) == (digests["M1"], 2)
     command("eval", "suite.yaml", "--policy", "run/@M9").refused("run/ has no policy 'M9'; it has: M1, final")
 
 
 def test_eval_for_people_shows_the_interval(here: Path, command: Callable[..., Done], tiny_model: Path) -> None:
     done = command("eval", "suite.yaml", "--policy", tiny_model, "--output", "measured", "--limit", "3", *PLAIN)
-    assert done.code == 0 and done.out.startswith("tiny: ")
-    assert "of 3 items (95% interval, Wilson)" in done.out
+    assert done.code == 0 and done.out.startswith("tiny: accuracy in %")
+    assert "0.0 [0.0, 56.1]  3" in done.out and "Wilson's interval" in done.out
+    assert "counted as wrong: truncated: 3" in done.out
     command("eval", "no-suite", "--policy", tiny_model).refused("no suite 'no-suite'")
 
 
@@ -593,7 +594,7 @@ def test_the_library_runs_a_recipe(here: Path, tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe("evaluate", output=str(here / "measured"), evaluate_limit=2)
     assert isinstance(recipe, selfimprove.Recipe)
     result = selfimprove.run(recipe)
-    assert result.policy.name == "M0" and str(result.policy_folder) == recipe.model
+    assert result.policy.name == "tiny" and str(result.policy_folder) == recipe.model
     assert result.report.is_file()
     assert [event["n"] for event in result.events if event["event"] == "evaluation"] == [2]
     with pytest.raises(AttributeError, match="no attribute 'walk'"):

@@ -315,3 +315,14 @@ def test_unreachable_hub_data_says_what_to_do(tmp_path: Path, monkeypatch: pytes
 def test_source_is_strict(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         DataSource.model_validate(options)
+
+
+def test_a_label_of_the_datas_own_wins_over_the_text_of_another_choice(tmp_path: Path) -> None:
+    choices = {"text": ["2", "4", "6", "8"], "label": ["1", "2", "3", "4"]}
+    rows = [
+        {"prompt": "2 + 2?", "choices": choices, "answer": "2"},
+        {"prompt": "3 + 3?", "choices": ["B", "A"], "answer": "A"},
+        {"prompt": "4 + 4?", "choices": ["B", "A"], "answer": "none"},
+    ]
+    write(tmp_path, rows)
+    assert [p.right_choice for p in load_prompts(source(), [tmp_path])] == [1, 1, None]

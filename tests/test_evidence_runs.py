@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import RunFailed
-from selfimprove.evaluation.suites import load_suite
+from selfimprove.evaluation.suites import ExactMatch, load_suite
 from selfimprove.judging.agreement import kendall_tau_a
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.events import read_events
@@ -44,7 +44,7 @@ def test_pair_counts_give_the_methods_tau(scores: list[tuple[int, int]]) -> None
 
 
 def test_answers_are_graded_as_the_evaluation_does() -> None:
-    suite, _ = load_suite("words")
+    suite = load_suite("words").suite
     items = [Prompt(str(number), (), answer="cats") for number in range(4)]
     rows = [
         {"prompt_id": "0", "text": " Cats.", "finish": "stop"},
@@ -63,7 +63,7 @@ def test_matrix_is_the_one_that_was_fixed(tmp_path: Path) -> None:
         step = (8e-5, 0.1) if cell.setting == "paper-beta" else (2.5e-5, 0.4)
         assert (recipe.training.learning_rate, recipe.training.beta) == step
         assert (recipe.seed, recipe.rounds, recipe.data.prompts_per_round) == (cell.seed, 2, 66)
-        assert recipe.evaluate == (str(tmp_path / "suite" / "words-103-300.yaml"),)
+        assert [one.suite for one in recipe.evaluate] == [str(tmp_path / "suite" / "words-103-300.yaml")]
         assert recipe.store == str(tmp_path / "store")
         if cell.arm in ("cream", "constant"):
             weight = ("avg", None) if cell.arm == "cream" else ("constant", 0.85)
@@ -74,12 +74,13 @@ def test_matrix_is_the_one_that_was_fixed(tmp_path: Path) -> None:
 
 def test_suite_is_the_last_198_items(tmp_path: Path) -> None:
     write_suite(tmp_path)
-    suite, items = load_suite(str(tmp_path / "suite" / "words-103-300.yaml"), [tmp_path])
-    shipped, every = load_suite("words")
-    assert [(item.id, item.answer, item.messages) for item in items] == [
-        (item.id, item.answer, item.messages) for item in every[102:]
+    cut = load_suite(str(tmp_path / "suite" / "words-103-300.yaml"), [tmp_path])
+    shipped = load_suite("words")
+    assert [(item.id, item.answer, item.messages) for item in cut.items] == [
+        (item.id, item.answer, item.messages) for item in shipped.items[102:]
     ]
-    assert (suite.normalize, suite.max_new_tokens) == (shipped.normalize, shipped.max_new_tokens)
+    assert isinstance(cut.suite, ExactMatch) and isinstance(shipped.suite, ExactMatch)
+    assert (cut.suite.normalize, cut.suite.max_new_tokens) == (shipped.suite.normalize, shipped.suite.max_new_tokens)
 
 
 @pytest.fixture

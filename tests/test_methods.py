@@ -21,7 +21,7 @@ from selfimprove.artefacts import Artefact, Store, read_rows
 from selfimprove.chat import end_of_turn_id, render_example, render_prompt
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.runner import Outcome
+from selfimprove.evaluation.outcome import Outcome
 from selfimprove.execute import Result, run
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import judge_responses
@@ -479,7 +479,7 @@ OTHER_TEMPLATE = (
 def test_another_model_as_judge_reads_its_own_chat_template(make_loop: Callable[..., Loop], tmp_path: Path) -> None:
     loop = make_loop()
     judge = resolve_policy(str(save_tiny_model(tmp_path / "judge", seed=5, template=OTHER_TEMPLATE)), "judge")
-    loop.ask(judge, {"q": "Is it good?"}, 4, "rubric")
+    loop.ask(judge, {"q": [{"role": "user", "content": "Is it good?"}]}, 4, "rubric")
     (step,) = [one for one in loop.store.all() if one.manifest["step"] == "sample"]
     own = load_tokenizer(judge)
     expected = render_prompt(own, [{"role": "user", "content": "Is it good?"}])
@@ -543,7 +543,7 @@ def test_keep_best_goes_by_the_development_suite_only(
     }
     for name, (on_dev, on_test) in right.items():
         for suite, verdicts in (("dev", on_dev), ("tiny", on_test)):
-            loop.evaluator.outcomes[suite].append(Outcome(tiny_policy.named(name), list(map(bool, verdicts)), {}))
+            loop.evaluator.outcomes[suite].append(Outcome(tiny_policy.named(name), list(map(float, verdicts))))
     last = tiny_policy.named("M3")
     assert loop.kept(last).name == "M1"  # the earlier of two equal ones
     assert make_loop(evaluate=["suite.yaml"]).kept(last) is last
@@ -576,7 +576,7 @@ def test_multiple_choice_takes_the_likeliest_choice(
             value = sum(float(log_probs[len(prompt) + i - 1, token]) for i, token in enumerate(ids))
             values.append(value / len(ids) if by == "per_token" else value)
         right.append(choices[values.index(max(values))] == item["answer"])
-    assert loop.evaluator.outcomes["mc"][0].right == right
+    assert loop.evaluator.outcomes["mc"][0].values == right
     events = [json.loads(line) for line in (Path(loop.recipe.output) / "metrics.jsonl").read_text().splitlines()]
     (event,) = [one for one in events if one["event"] == "evaluation"]
     assert event["value"] == pytest.approx(sum(right) / 12) and event["n"] == 12

@@ -184,7 +184,7 @@ def test_overrides_read_yaml_values(tmp_path: Path) -> None:
     assert load_recipe(path, ["training.lora=null"]).training.lora is None
     assert load_recipe(path, ["training.lora.alpha=2"]).training.lora == Lora(r=4, alpha=2)
     assert load_recipe(path, ["training.lora=true", "training.lora.r=2"]).training.lora == Lora(r=2)
-    assert load_recipe(path, ["evaluate=[words]"]).evaluate == ("words",)
+    assert [one.suite for one in load_recipe(path, ["evaluate=[words]"]).evaluate] == ["words"]
     assert load_recipe(path, ["output=a=b"]).output == "a=b"
 
 

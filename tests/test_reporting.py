@@ -519,7 +519,7 @@ def test_rows_join_a_policy_with_the_round_that_made_it(tmp_path: Path) -> None:
         ("M2", "1", "318"),
         ("M3", "2", "318"),
     ]
-    assert rows[0].accuracy == "30.0 [25.0, 35.0]", "of the first suite, not of the last"
+    assert rows[0].value == "30.0 [25.0, 35.0]", "of the first suite, not of the last"
     assert [row.time for row in rows] == ["", "30.0 s", "3 min 20 s", "1 min 40 s"], "a reused step is free"
 
 

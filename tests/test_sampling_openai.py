@@ -24,9 +24,12 @@ import torch
 from conftest import save_served_model
 from transformers import AutoModelForCausalLM
 
+from selfimprove.chat import render_prompt
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.policy import MODELS, Policy, resolve_policy
+from selfimprove.judging.chat_server import ChatServer
+from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.sampling import Decoding, Request, Sampled
+from selfimprove.sampling.journal import Journal
 from selfimprove.sampling.openai import OpenAISampler, Server
 from selfimprove.scoring import Group, summed_log_probs
 
@@ -331,7 +334,7 @@ def test_what_stays_wrong_stops_the_run_and_says_what_it_was(
     ("reply", "said"),
     [
         (lambda b, c: (401, {}, {"error": {"message": "bad key"}}), "answered 401: bad key; nothing was.*api_key_env"),
-        (lambda b, c: (404, {}, {"detail": "Not Found"}), "answered 404: Not Found; .*base_url must end"),
+        (lambda b, c: (404, {}, {"detail": "Not Found"}), "answered 404: Not Found; .*base_url .it ends before"),
         (lambda b, c: (400, {}, {"error": {"message": "return_token_ids?"}}), "answered 400: .*vLLM .0.10.2 or newer"),
     ],
 )
@@ -763,3 +766,30 @@ def test_vllm_refuses_in_words_that_reach_the_person(vllm: Vllm) -> None:
         draw(OpenAISampler(vllm.server, vllm.policy), [Request((1, 999999), 1, 0)], FREE)
     with pytest.raises(InputError, match="does not serve 'other'; it serves tiny"):
         draw(OpenAISampler(replace(vllm.server, model="other"), vllm.policy), SERVED, FREE)
+
+
+@needs_vllm
+def test_vllm_as_a_judge_gives_the_models_own_first_token(vllm: Vllm, tmp_path: Path) -> None:
+    # What a served judge is read from must be what the same model read here gives: same template, same numbers.
+    questions = [[{"role": "user", "content": f"<a>\n{text}\n</a> m or M?"}] for text in ("yes", "no", "perhaps")]
+    told: list[int] = []
+    journal = Journal(tmp_path / "answers.jsonl")
+    rows = ChatServer(vllm.server, 1, 20, journal).ask(questions, told.append)
+    model = AutoModelForCausalLM.from_pretrained(vllm.policy.base, dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(vllm.policy)
+    for question, row in zip(questions, rows, strict=True):
+        prompt = render_prompt(tokenizer, question)
+        with torch.inference_mode():
+            own = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1], dim=-1)
+        listed = json.loads(row["log_probs"])
+        letters = {token: value for token, value in listed.items() if len(token) == 1 and token.isascii()}
+        assert letters  # bytes that are no text of their own share a name
+        for token, value in letters.items():
+            (place,) = tokenizer.encode(token, add_special_tokens=False)
+            assert value == pytest.approx(float(own[place]), abs=1e-3)
+        assert (row["input_tokens"], row["output_tokens"], row["missing"]) == (len(prompt), 1, None)
+    assert sum(told) == 3
+    assert (
+        ChatServer(replace(vllm.server, base_url="http://127.0.0.1:9/v1"), 1, 20, journal).ask(questions, told.append)
+        == rows
+    ), "what is in the journal is not asked again"

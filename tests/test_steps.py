@@ -36,7 +36,19 @@ from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop import Loop
 from selfimprove.policy import ModelPool, Policy, resolve_policy
-from selfimprove.recipe import JudgeOptions, Lora, Optimisation, Recipe, Sampling, Sft, Training, _model_of
+from selfimprove.recipe import (
+    JudgeOptions,
+    Lora,
+    Optimisation,
+    Prices,
+    Reader,
+    Recipe,
+    Sampling,
+    ServerOptions,
+    Sft,
+    Training,
+    _model_of,
+)
 from selfimprove.reporting.terminal import Progress
 from selfimprove.steps import StepRequest, run_step
 from selfimprove.worker import STEPS, worker
@@ -70,7 +82,7 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "training.max_grad_norm": ({"training": {"max_grad_norm": 0.2}}, TRAINS),
     "training.scheduler": ({"training": {"scheduler": "linear"}}, TRAINS),
     "training.beta": ({"training": {"beta": 0.2}}, {"dpo"}),
-    "training.dtype": ({"training": {"dtype": "bfloat16"}}, set(STEPS) - {"function"}),
+    "training.dtype": ({"training": {"dtype": "bfloat16"}}, BY_POLICY | {"reward_model"}),
     "training.lora": ({"training": {"lora": None}}, TRAINS),
     "training.lora.r": ({"training": {"lora": {"r": 5, "alpha": 8, "dropout": 0.0}}}, TRAINS),
     "training.lora.alpha": ({"training": {"lora": {"r": 4, "alpha": 9, "dropout": 0.0}}}, TRAINS),
@@ -97,6 +109,7 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 JUDGE = {"iterative_dpo": {"judge": {"kind": "random"}}, "method": "iterative_dpo"}
 
+PRICES = {"input": 1, "output": 1}
 SERVER = {"base_url": "http://127.0.0.1:1/v1", "model": "tiny"}
 
 # How a step is done, where its result lies, and what is checked: never what the result is.
@@ -153,7 +166,27 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "operator:eq"}}},
     "iterative_dpo.dpo_reference": {"iterative_dpo": {"dpo_reference": "initial"}},
     "iterative_dpo.sft": {"iterative_dpo": {"sft": False}},
-    "evaluate": {"evaluate": []},
+    "iterative_dpo.judge.log_probs": {
+        "iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points", "log_probs": 5}}
+    },
+    **{
+        f"iterative_dpo.judge.server.{name}": {
+            "iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points", "server": SERVER | {name: value}}}
+        }
+        for name, value in {
+            **{"base_url": "http://127.0.0.1:2/v1", "model": "other", "api_key_env": "PATH"},
+            **{"timeout_s": 1, "retries": 1, "concurrency": 1},
+        }.items()
+    },
+    **{
+        f"iterative_dpo.judge.prices.{name}": {
+            "iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points", "prices": PRICES | {name: value}}}
+        }
+        for name, value in {"input": 2, "output": 2, "currency": "EUR"}.items()
+    },
+    "evaluate.suite": {"evaluate": []},
+    "evaluate.change": {"evaluate": [{"suite": "suite.yaml", "max_new_tokens": 3}]},
+    "policies": {},  # method evaluate alone has it
     "evaluate_limit": {"evaluate_limit": 2},
     "development": {"evaluate": [], "development": "suite.yaml"},
     "keep": {"evaluate": [], "development": "suite.yaml", "keep": "best"},
@@ -201,11 +234,11 @@ def requests_of(
     def capture(store: Store, request: StepRequest, progress: Progress) -> NoReturn:
         raise Captured(request)
 
-    monkeypatch.setattr("selfimprove.loop.run_step", capture)
+    monkeypatch.setattr("selfimprove.inference.run_step", capture)
     monkeypatch.setattr(ModelPool, "free", lambda self: None)  # no model is loaded, and collecting garbage is slow
     # What counts here is that another sampler's name is in the key, wherever vLLM is installed.
     monkeypatch.setattr(
-        "selfimprove.loop.choose_backend", lambda wanted, device: (wanted.replace("auto", "transformers"), None)
+        "selfimprove.inference.choose_backend", lambda wanted, device: (wanted.replace("auto", "transformers"), None)
     )
 
     def make(method: str = "cream", **changes: Any) -> dict[str, StepRequest]:
@@ -262,6 +295,23 @@ def test_an_option_that_changes_no_result_makes_nothing_again(
     option: str, requests_of: Callable[..., dict[str, StepRequest]]
 ) -> None:
     assert changed_steps(requests_of, (CHANGES_NO_KEY | CHOOSES_INPUTS)[option]) == set()
+
+
+def test_a_served_judge_s_key_is_its_model_version_and_questions(
+    requests_of: Callable[..., dict[str, StepRequest]], tiny_recipe: MakeRecipe
+) -> None:
+    del requests_of  # its fixture lets every request out
+    loop = make_loop(tiny_recipe("evaluate"))
+
+    def key(text: str = "good?", tokens: int = 1, log_probs: int = 5, version: int = 1, **server: Any) -> str:
+        judge = Reader(server=ServerOptions(**(SERVER | server)), version=version, prices=Prices(**PRICES))
+        with pytest.raises(Captured) as caught:
+            loop.ask_server(judge, {"q": [{"role": "user", "content": text}]}, tokens, log_probs, "judge")
+        return caught.value.request.key()
+
+    others = [key("bad?"), key(tokens=2), key(log_probs=0), key(version=2), key(model="other")]
+    assert len({key(), *others}) == 6
+    assert key(base_url="http://127.0.0.1:9/v1", timeout_s=1, concurrency=2, retries=0, api_key_env="PATH") == key()
 
 
 def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -671,6 +721,28 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.policy:pick_dtype",
     ),
     "function": ("selfimprove.worker:_function", "selfimprove.judging.functions"),
+    "ask_server": (
+        "selfimprove.worker:_ask_server",
+        "selfimprove.judging.chat_server:ChatServer.__init__",
+        "selfimprove.judging.chat_server:ChatServer._answer",
+        "selfimprove.judging.chat_server:ChatServer._without",
+        "selfimprove.judging.chat_server:ChatServer._read",
+        "selfimprove.judging.chat_server:ChatServer._first_token",
+        "selfimprove.judging.chat_server:ChatServer._clean",
+        "selfimprove.judging.chat_server:_reason",
+    ),
+    "verify_math": (
+        "selfimprove.worker:_verify_math",
+        "selfimprove.worker:_write_verdicts",
+        "selfimprove.judging.math_answers",
+    ),
+    "verify_code": (
+        "selfimprove.worker:_verify_code",
+        "selfimprove.worker:_write_verdicts",
+        "selfimprove.judging.sandbox",
+        "selfimprove.judging.sandbox_rules",
+        "selfimprove.judging.sandbox_child",
+    ),
     "sft": (
         "selfimprove.worker:_sft",
         "selfimprove.training.stages:train_sft",

@@ -19,10 +19,15 @@ from selfimprove.chat import Message
 from selfimprove.errors import InputError
 
 Messages = tuple[Message, ...]
-Role = Literal["prompt", "messages", "response", "answer", "group", "choices", "chosen", "rejected", "confidence", "id"]
+Role = Literal[
+    "prompt", "messages", "turns", "response", "answer", "references", "group", "choices", "chosen", "rejected",
+    "confidence", "output_1", "output_2", "label", "id",
+]  # fmt: skip
 _USUAL = {
     "prompt": ("prompt", "instruction", "question", "input"),
     "response": ("response", "output", "completion"),
+    "references": ("references", "reference"),
+    "label": ("label", "preference"),
 }
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -30,13 +35,23 @@ _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question to a policy. `messages` end with a user turn; `answer` is the reference, if known."""
+    """A question to a policy. `messages` end with a user turn; `answer` is the reference, if known.
+
+    `right_choice` is the place of the answer among `choices`, where it is one of them or the label of one.
+    `later_turns` are what the user says after the policy's answers (MT-Bench), `references` an answer to each turn,
+    `output` somebody's answer that the data hold (AlpacaEval's baseline), `row` all columns as they were.
+    """
 
     id: str
     messages: Messages
     answer: str | None = None
     group: str | None = None
     choices: tuple[str, ...] | None = None
+    right_choice: int | None = None
+    later_turns: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    output: str | None = None
+    row: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,23 +73,25 @@ class Preference:
 
 
 class DataSource(BaseModel):
-    """A file (`path`: .jsonl, .json with a list, .parquet) or a hub data set; bare text means `path`.
+    """A file (`path`: .jsonl, .json with a list, .parquet) or a hub data set; bare text means `path`. `hub` with `file`
+    is that one file of the data set's repository.
 
-    `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column
-    holds what, where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids
-    from the content). `template` is the prompt with {column} placeholders, filled by plain replacement.
+    `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column holds what,
+    where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids from the content);
+    `choices` may be a list of columns. `template` is the prompt with {column} placeholders, replaced as plain text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     path: str | None = None
     hub: str | None = None
+    file: str | None = None
     config: str | None = None
     split: str = "train"
     revision: str | None = None
     limit: int | None = Field(default=None, ge=1)
     where: dict[str, str | int | float | bool | None] = {}
-    fields: dict[Role, str] = {}
+    fields: dict[Role, str | list[str]] = {}
     template: str | None = None
 
     @model_validator(mode="before")
@@ -86,11 +103,13 @@ class DataSource(BaseModel):
     def _consistent(self) -> DataSource:
         if bool(self.path) == bool(self.hub):
             raise ValueError("give exactly one of `path` (a local file) and `hub` (a data set on the hub)")
-        if self.path and (extra := {"config", "split", "revision"} & self.model_fields_set):
+        if self.path and (extra := {"config", "split", "revision", "file"} & self.model_fields_set):
             raise ValueError(f"{', '.join(sorted(extra))}: only for `hub`, a local file has none")
-        ways = [self.template, self.fields.get("prompt"), self.fields.get("messages")]
+        if lists := [role for role, column in self.fields.items() if isinstance(column, list) and role != "choices"]:
+            raise ValueError(f"fields.{lists[0]}: one column is needed; only `choices` may be a list of them")
+        ways = [self.template, self.fields.get("prompt"), self.fields.get("messages"), self.fields.get("turns")]
         if sum(bool(way) for way in ways) > 1 or (ways[2] and self.fields.get("response")):
-            raise ValueError("keep one of `template`, `fields.prompt` and `fields.messages`")
+            raise ValueError("keep one of `template`, `fields.prompt`, `fields.messages` and `fields.turns`")
         return self
 
 
@@ -100,8 +119,8 @@ def load_prompts(source: DataSource, search: Sequence[Path]) -> list[Prompt]:
     A conversation that ends with an assistant turn gives the turns before it. Raises InputError for
     anything wrong in the source.
     """
-    prompts, ids = [], _Ids()
-    for row in _rows(source, search):
+    prompts, ids = [], Ids()
+    for row in source_rows(source, search):
         asked = row.turns("messages") if row.is_conversation("prompt") else row.asked()
         prompts.append(row.prompt(asked[:-1] if asked[-1]["role"] == "assistant" else asked, ids))
     return prompts
@@ -112,8 +131,8 @@ def load_examples(source: DataSource, search: Sequence[Path]) -> list[Example]:
 
     Raises InputError for anything wrong in the source, an empty response included.
     """
-    examples, ids = [], _Ids()
-    for row in _rows(source, search):
+    examples, ids = [], Ids()
+    for row in source_rows(source, search):
         if row.is_conversation("prompt", "response"):
             turns = row.turns("messages")
             last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
@@ -132,8 +151,8 @@ def load_preferences(source: DataSource, search: Sequence[Path]) -> list[Prefere
 
     Raises InputError for anything wrong in the source, an empty `chosen` included.
     """
-    preferences, ids = [], _Ids()
-    for row in _rows(source, search):
+    preferences, ids = [], Ids()
+    for row in source_rows(source, search):
         (head, chosen), (other, rejected) = row.completion("chosen"), row.completion("rejected")
         if head != other or not chosen.strip():
             raise row.wrong("chosen is empty, or differs from rejected before the last turn")
@@ -145,7 +164,7 @@ def load_preferences(source: DataSource, search: Sequence[Path]) -> list[Prefere
 
 
 @dataclass
-class _Ids:
+class Ids:
     places: dict[str, str] = field(default_factory=dict)
     repeats: Counter[str] = field(default_factory=Counter)
 
@@ -157,7 +176,7 @@ class _Ids:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     source: DataSource
     place: str  # "file, line 3"
     values: dict[str, Any]
@@ -167,10 +186,11 @@ class _Row:
 
     def column(self, role: Role) -> str | None:
         """The column that holds `role`: the named one, or the first usual one with a value."""
-        if role not in self.source.fields:
+        named = self.source.fields.get(role)
+        if named is None or isinstance(named, list):
             names = _USUAL.get(role, (role,))
             return next((name for name in names if self.values.get(name) is not None), None)
-        if (named := self.source.fields[role]) and named not in self.values:
+        if named and named not in self.values:
             raise _no_column(self.place, named, f"fields.{role}", self.values)
         return named or None
 
@@ -226,6 +246,8 @@ class _Row:
             # One pass over the template: what a row holds is never itself read as a placeholder.
             text = _PLACEHOLDER.sub(lambda found: self.filled(found[1]), self.source.template).strip()
             return ({"role": "user", "content": text},)
+        if turns := self.texts("turns"):
+            return ({"role": "user", "content": turns[0]},)
         if isinstance(self.value("prompt"), list):
             return self.turns("prompt")
         text = self.text(self.value("prompt"), "prompt")
@@ -240,16 +262,25 @@ class _Row:
         options = _options(value := self.values[column])
         return "\n".join(f"{label}. {text}" for label, text in options) or self.text(value, column)
 
+    def texts(self, role: Role) -> tuple[str, ...]:
+        """A column that holds a list of texts (a single text counts as one); nothing where there is none."""
+        value = self.values[column] if (column := self.column(role)) else None
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            value = [self.text(value, role)]
+        return tuple(value)
+
     def confidence(self) -> float:
         column = self.source.fields.get("confidence", "confidence" if "confidence" in self.values else "")
         if not column:
             return 1.0
-        value = self.values[column] if self.column("confidence") else None
+        value = self.values[str(column)] if self.column("confidence") else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise self.wrong(f"confidence must be a number from 0 to 1, found {shown(value)}")
         return float(value)
 
-    def prompt(self, messages: Messages, ids: _Ids) -> Prompt:
+    def prompt(self, messages: Messages, ids: Ids) -> Prompt:
         if not messages or messages[-1]["role"] != "user":
             raise self.wrong("the turns before the answer must end with a user turn")
         if any(turn["role"] == "user" and not turn["content"].strip() for turn in messages):
@@ -258,11 +289,38 @@ class _Row:
         if name in ids.places:
             raise self.wrong(f'id {name!r} is that of {ids.places[name]}; `fields: {{id: ""}}` makes new ids')
         ids.places[name] = self.place
+        (options, labelled), answer = self.options(), self.optional("answer")
+        labels, texts = [label for label, _ in options], [text for _, text in options]
+        # "3" is the choice of that label, be "3" the text of another one; of a bare list the labels are ours
+        names = labels if answer in labels and (labelled or answer not in texts) else texts
+        return Prompt(
+            name,
+            messages,
+            answer,
+            self.optional("group"),
+            tuple(texts) or None,
+            names.index(answer) if answer in names else None,
+            self.texts("turns")[1:],
+            self.texts("references"),
+            self.values[column] if isinstance(self.values.get(column := self.column("response") or ""), str) else None,
+            self.values,
+        )
+
+    def options(self) -> tuple[list[tuple[str, str]], bool]:
+        """(label, text) of every choice, from one column or from several, and whether the labels are the data's own."""
+        named = self.source.fields.get("choices")
+        if isinstance(named, list):
+            missing = [column for column in named if column not in self.values]
+            if missing:
+                raise _no_column(self.place, missing[0], "fields.choices", self.values)
+            numbers = map(str, range(1, len(named) + 1))
+            texts = [self.text(self.values[column], "choices") for column in named]
+            return list(zip(numbers, texts, strict=True)), True
         value = self.values[column] if (column := self.column("choices")) else None
-        choices = tuple(text for _, text in _options(value))
-        if value is not None and not choices:
+        options = _options(value)
+        if value is not None and not options:
             raise self.wrong(f"choices must be a list of texts, found {shown(value)}")
-        return Prompt(name, messages, self.optional("answer"), self.optional("group"), choices or None)
+        return options, isinstance(value, dict)
 
 
 def _options(value: Any) -> list[tuple[str, str]]:
@@ -275,9 +333,9 @@ def _options(value: Any) -> list[tuple[str, str]]:
     return [(str(label), str(text)) for label, text in zip(labels, texts, strict=False)]
 
 
-def _rows(source: DataSource, search: Sequence[Path]) -> Iterator[_Row]:
+def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
     """The rows that `where` and `limit` keep: at least one, else InputError."""
-    origin = f"{source.hub} [{source.split}]" if source.hub else str(_locate(str(source.path), search))
+    origin = f"{source.hub} [{source.file or source.split}]" if source.hub else str(_locate(str(source.path), search))
     kept = read = 0
     columns: dict[str, None] = {}  # a set that keeps its order
     for place, values in _hub_rows(source) if source.hub else _file_rows(Path(origin)):
@@ -287,7 +345,7 @@ def _rows(source: DataSource, search: Sequence[Path]) -> Iterator[_Row]:
         columns.update(dict.fromkeys(values))
         if all(name in values and _same(values[name], wanted) for name, wanted in source.where.items()):
             kept += 1
-            yield _Row(source, f"{origin}, {place}", values)
+            yield Row(source, f"{origin}, {place}", values)
             if kept == source.limit:
                 return
     if read == 0:
@@ -349,6 +407,9 @@ def _parsed(path: Path, data: bytes, line: int | None = None) -> Any:
 def _hub_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
     import datasets
 
+    if source.file:
+        yield from _file_rows(_hub_file(source))
+        return
     try:
         data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # dozens of kinds, and all of them mean: not to be had here
@@ -358,6 +419,18 @@ def _hub_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
             "it elsewhere by `load_dataset(...).to_parquet('data.parquet')` and give `path: data.parquet`"
         ) from error
     yield from ((f"row {n}", row) for n, row in enumerate(data, 1))
+
+
+def _hub_file(source: DataSource) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(str(source.hub), str(source.file), repo_type="dataset", revision=source.revision))
+    except Exception as error:  # as above
+        raise InputError(
+            f"{source.file} of the hub data set {source.hub!r} (revision {source.revision}) could not be loaded: "
+            f"{type(error).__name__}: {error}\nWithout network: fetch it elsewhere and give its path as `data`"
+        ) from error
 
 
 def _no_column(place: str, name: str, why: str, columns: Iterable[str]) -> InputError:

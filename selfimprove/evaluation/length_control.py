@@ -47,7 +47,8 @@ class Gamed:
 @dataclass(frozen=True)
 class LengthControlled:
     """`win_rate` in percent, at equal lengths, with a 95% interval where one was asked for; and the fit: coefficients
-    of length, difficulty and model, and the inverse strength C of the L1 penalty that cross-validation chose."""
+    of length, difficulty and model, and the inverse strength C of the L1 penalty that cross-validation chose.
+    `resampled`: the win rate of each resample; the same place is the same draw of instructions for every model."""
 
     win_rate: float
     low: float | None
@@ -56,6 +57,7 @@ class LengthControlled:
     difficulty: float
     model: float
     inverse_strength: float
+    resampled: tuple[float, ...] = ()
 
 
 def length_controlled_win_rate(
@@ -93,9 +95,9 @@ def length_controlled_win_rate(
     fitted = _fit(*_rows(y, difference, hard, gamed, centred))
     strength = float(np.ravel(fitted.C_)[0])
     low = high = None
+    drawn: list[float] = []
     if resamples:
         draw = np.random.default_rng(0)
-        drawn: list[float] = []
         while len(drawn) < resamples:
             of = draw.integers(len(y), size=len(y))
             if (~np.isnan(y[of])).sum() > 1:
@@ -104,7 +106,7 @@ def length_controlled_win_rate(
         low, high = (float(end) for end in np.percentile(drawn, [2.5, 97.5]))
     value = _at_equal_lengths(fitted, difference, hard, centred)
     length, hardness, model = (float(coefficient) for coefficient in fitted.coef_[0])
-    return LengthControlled(value, low, high, length, hardness, model, strength)
+    return LengthControlled(value, low, high, length, hardness, model, strength, tuple(drawn))
 
 
 def _standardised(difference: Floats, centred: bool) -> tuple[Floats, float]:

@@ -1,141 +1,172 @@
-"""Runs suites on the policies of a run: the project's own sampler and scorer, intervals, paired changes."""
+"""Runs suites on the policies of a run: intervals, paired changes, one event for each suite and policy."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.chat import render_example
-from selfimprove.data.rows import RenderedPrompt, Response, Responses
+from selfimprove.artefacts import digest_of
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
-from selfimprove.evaluation.statistics import paired_difference, wilson_interval
-from selfimprove.evaluation.suites import Suite, exact_match, graded, load_suite
+from selfimprove.evaluation.answers import answer_outcome
+from selfimprove.evaluation.dialogues import Opponent, find_opponent
+from selfimprove.evaluation.outcome import Outcome, paired_change
+from selfimprove.evaluation.preference import compare, length_controlled_change
+from selfimprove.evaluation.rating import rate
+from selfimprove.evaluation.suites import (
+    Code,
+    JudgeSuite,
+    Loaded,
+    Math,
+    PreferenceSuite,
+    RatingSuite,
+    Suite,
+    graded,
+    load_suite,
+)
+from selfimprove.judging.asking import Judge, find_judge
 from selfimprove.policy import Policy
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
-    from selfimprove.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A suite's verdicts on one policy, item by item."""
-
-    policy: Policy
-    right: list[bool]
-    failures: dict[str, int]
+    from selfimprove.inference import Inference
+    from selfimprove.recipe import Recipe, SuiteChoice
 
 
 class Evaluator:
-    """The recipe's suites, and what each policy did on them so far."""
+    """The recipe's suites, and what each policy did on them so far.
 
-    def __init__(self, loop: Loop, recipe: Recipe) -> None:
+    What a suite needs (its data, judge and opponent) is found here, before anything is trained.
+    """
+
+    def __init__(self, loop: Inference, recipe: Recipe) -> None:
         self.loop = loop
-        search = recipe.search_folders()
-        names = [*recipe.evaluate, *([recipe.development] if recipe.development else [])]
-        whole = [load_suite(name, search) for name in names]
-        # All items, whatever the limit: an instruction shared by a task's items is told from an item by that.
-        self._texts = [item.messages[-1]["content"] for _, items in whole for item in items]
-        self.suites = [(suite, items[: recipe.evaluate_limit]) for suite, items in whole]
-        self.development = self.suites[-1][0].name if recipe.development else None
-        found = [suite.name for suite, _ in self.suites]
+        development = load_chosen(recipe, recipe.development) if recipe.development else None
+        self.suites = [load_chosen(recipe, choice) for choice in recipe.evaluate] + (
+            [development] if development else []
+        )
+        self.development = development.suite.name if development else None
+        found = [loaded.suite.name for loaded in self.suites]
         if twice := [name for name in found if found.count(name) > 1]:
             raise InputError(
                 f"evaluate: two suites are named {twice[0]!r}, so their results could not be told apart; change `name` "
                 "in one of the suites' files (`development` counts too)"
             )
-        self.outcomes: dict[str, list[Outcome]] = {suite.name: [] for suite, _ in self.suites}
-        self.before_rounds: dict[str, list[Outcome]] = {suite.name: [] for suite, _ in self.suites}
+        if judging := [loaded for loaded in self.suites if isinstance(loaded.suite, JudgeSuite)]:
+            raise InputError(
+                f"evaluate: the suite {judging[0].suite.name!r} measures a judge, not a policy: `selfimprove eval "
+                f"judge --data {judging[0].suite.name} --judge J`"
+            )
+        self.judges: dict[str, Judge] = {}
+        self.opponents: dict[str, Opponent] = {}
+        for loaded in self.suites:
+            suite = loaded.suite
+            if isinstance(suite, PreferenceSuite | RatingSuite):
+                judge = self.judges[suite.name] = find_judge(loop, suite.judge, suite.rubric)
+                wanted = "pair" if isinstance(suite, PreferenceSuite) else "one"
+                if judge.rubric.options.of != wanted:
+                    raise InputError(
+                        f"{suite.name}: the rubric {judge.rubric.name} judges {judge.rubric.options.of}, and a "
+                        f"{suite.kind} suite needs one of {wanted}"
+                    )
+            if isinstance(suite, PreferenceSuite):
+                self.opponents[suite.name] = find_opponent(loop, loaded)
+            if isinstance(suite, Math) and find_spec("math_verify") is None:
+                raise InputError(
+                    f"{suite.name}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'"
+                )
+            if isinstance(suite, Code):
+                from selfimprove.judging.sandbox import sandbox_problem
+
+                if problem := sandbox_problem():
+                    raise InputError(f"{suite.name}: programs cannot be run safely here: {problem}")
+        self.outcomes: dict[str, list[Outcome]] = {name: [] for name in found}
+        self.before_rounds: dict[str, list[Outcome]] = {name: [] for name in found}
 
     def texts(self) -> list[str]:
-        """The prompts of every suite, also those beyond the limit, for the leak gate."""
-        return self._texts
+        """The prompts of every suite, also those beyond the limit, for the leak gate: an instruction that a task's
+        items share is told from an item by all of them."""
+        return [text for loaded in self.suites for item in loaded.every for text in _said(item)]
+
+    def identity(self) -> str:
+        """Digest of all that decides the suites' figures for a policy: items, options, judges, opponents."""
+        return digest_of(
+            [
+                [
+                    loaded.suite.model_dump(mode="json", exclude={"description", "judge"}),
+                    [[item.id, _said(item), item.answer, item.references] for item in loaded.items],
+                    self.judges[name].digest if name in self.judges else None,
+                    self.opponents[name].digest if name in self.opponents else None,
+                ]
+                for loaded in self.suites
+                for name in [loaded.suite.name]
+            ]
+        )
 
     def evaluate(self, policy: Policy, round: int) -> dict[str, dict[str, Any]]:
         """Runs every suite on `policy` and emits one event for each."""
-        return {suite.name: self._one(suite, items, policy, round) for suite, items in self.suites}
+        return {loaded.suite.name: self._one(loaded, policy, round) for loaded in self.suites}
 
-    def _one(self, suite: Suite, items: list[Prompt], policy: Policy, round: int) -> dict[str, Any]:
-        run = self._exact_match if suite.kind == "exact_match" else self._multiple_choice
-        outcome = run(suite, items, policy)
-        value, low, high = wilson_interval(sum(outcome.right), len(outcome.right))
+    def _one(self, loaded: Loaded, policy: Policy, round: int) -> dict[str, Any]:
+        suite = loaded.suite
+        outcome = self._outcome(loaded, policy)
+        value, low, high = outcome.interval()
+        earlier, initial = self.outcomes[suite.name], self.before_rounds[suite.name]
         figures: dict[str, Any] = {
             "round": round,
             "policy": policy.name,
             "policy_digest": policy.digest,
             "suite": suite.name,
-            "metric": "accuracy",
+            "metric": metric_of(suite),
             "value": value,
             "low": low,
             "high": high,
-            "n": len(items),
+            "n": sum(value is not None for value in outcome.values),
             "failures": outcome.failures,
-            "groups": graded(items, outcome.right),
-            "paired": self._paired(outcome, self.before_rounds[suite.name]),
-            "paired_previous": self._paired(outcome, self.outcomes[suite.name]),
+            "groups": graded(loaded.items, outcome.values),
+            **outcome.figures,
+            "paired": paired_change(initial[-1], outcome) if initial else None,
+            "paired_previous": paired_change(earlier[-1], outcome) if earlier else None,
         }
-        self.outcomes[suite.name].append(outcome)
+        if "preference" in figures:
+            change = length_controlled_change(initial[-1], outcome) if initial else None
+            figures["preference"] = figures["preference"] | {"length_controlled_paired": change}
+        earlier.append(outcome)
         if round == 0:
-            self.before_rounds[suite.name].append(outcome)
+            initial.append(outcome)
         self.loop.events.emit("evaluation", f"{suite.name}|{policy.name}|{policy.digest[:16]}|{round}", **figures)
         return figures
 
-    def _paired(self, outcome: Outcome, earlier: list[Outcome]) -> dict[str, Any] | None:
-        """The change against the last of the `earlier` models: of those before the rounds (M1 after an SFT; for that
-        one M0), or of all (the previous model)."""
-        if not earlier:
-            return None
-        against = earlier[-1]
-        difference, low, high = paired_difference(against.right, outcome.right)
-        return {"against": against.policy.name, "difference": difference, "low": low, "high": high}
+    def _outcome(self, loaded: Loaded, policy: Policy) -> Outcome:
+        suite = loaded.suite
+        if isinstance(suite, PreferenceSuite):
+            return compare(self.loop, loaded, policy, self.judges[suite.name], self.opponents[suite.name])
+        if isinstance(suite, RatingSuite):
+            return rate(self.loop, loaded, policy, self.judges[suite.name])
+        return answer_outcome(self.loop, loaded, policy)
 
     def best(self) -> Policy | None:
-        """The policy with the highest development accuracy, the earlier one where two are equal."""
+        """The policy with the highest mean on the development suite, the earlier one where two are equal."""
         if self.development is None:
             return None
-        outcomes = self.outcomes[self.development]
-        return max(outcomes, key=lambda one: sum(one.right)).policy
+        return max(self.outcomes[self.development], key=lambda one: one.mean()).policy
 
-    def _exact_match(self, suite: Suite, items: list[Prompt], policy: Policy) -> Outcome:
-        prompts = self.loop.data.rendered(items, suite.max_new_tokens, f"items of {suite.name}")
-        drawn = self.loop.draw(
-            policy,
-            prompts,
-            f"{suite.name} with {policy.name}",
-            n=1,
-            temperature=0.0,
-            top_p=1.0,
-            max_new_tokens=suite.max_new_tokens,
-        )
-        right, failures = [], Counter[str]()
-        for item in items:
-            answers = drawn.by_prompt.get(item.id)
-            if answers is None:
-                failures["prompt too long"] += 1
-                right.append(False)
-            elif answers[0].finish == "length":
-                failures["truncated"] += 1
-                right.append(False)
-            else:
-                right.append(exact_match(answers[0].text, str(item.answer), suite.normalize))
-        return Outcome(policy, right, dict(failures))
 
-    def _multiple_choice(self, suite: Suite, items: list[Prompt], policy: Policy) -> Outcome:
-        prompts, by_prompt = {}, {}
-        for item in items:
-            rendered = [render_example(self.loop.tokenizer, list(item.messages), c) for c in item.choices or ()]
-            prompts[item.id] = RenderedPrompt(item.id, tuple(rendered[0][0]), item.messages[-1]["content"])
-            by_prompt[item.id] = [
-                Response(item.id, index, tuple(ids), "stop", choice)
-                for index, ((_, ids), choice) in enumerate(zip(rendered, item.choices or (), strict=True))
-            ]
-        scored = self.loop.log_probs(Responses(prompts, by_prompt), policy)
-        right = []
-        for item in items:
-            options = by_prompt[item.id]
-            divisors = [len(option.ids) if suite.score == "per_token" else 1 for option in options]
-            values = [scored.of(option) / divisor for option, divisor in zip(options, divisors, strict=True)]
-            right.append(options[values.index(max(values))].text == item.answer)
-        return Outcome(policy, right, {})
+def load_chosen(recipe: Recipe, choice: SuiteChoice | str) -> Loaded:
+    """A suite of the recipe with its changes, cut to the recipe's limit."""
+    name, change = (choice, {}) if isinstance(choice, str) else (choice.suite, choice.change)
+    loaded = load_suite(name, recipe.search_folders(), change)
+    if recipe.evaluate_limit is None:
+        return loaded
+    most = recipe.evaluate_limit
+    return Loaded(loaded.suite, loaded.path, loaded.every, loaded.items[:most], loaded.pairs[:most])
+
+
+def metric_of(suite: Suite) -> str:
+    """What the suite's value is: a share, but for ratings."""
+    if isinstance(suite, Code):
+        return f"pass@{suite.k}"
+    return {"preference": "win rate", "rating": "rating"}.get(suite.kind, "accuracy")
+
+
+def _said(item: Prompt) -> list[str]:
+    return [item.messages[-1]["content"], *item.later_turns]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judging.asking import ask_judge, find_judge
 from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
@@ -58,7 +59,13 @@ def check_judge(judge: JudgeOptions, search: Sequence[Path]) -> None:
     if judge.kind == "function":
         load_function(str(judge.function))
     if judge.kind == "rubric":
-        load_rubric(str(judge.rubric), search)
+        rubric = load_rubric(str(judge.rubric), search)
+        if rubric.options.of != "one":
+            raise InputError(
+                f"iterative_dpo.judge.rubric: {judge.rubric} compares two responses; one that rates is needed"
+            )
+        if judge.server:
+            judge.server.connection().key()  # said now if it is missing
     if judge.model and judge.kind in ("rubric", "reward_model"):
         reader = resolve_policy(judge.model, "judge")
         if reader.adapter and judge.kind == "reward_model":
@@ -79,16 +86,15 @@ def _majority(responses: Sequence[Response]) -> list[Verdict]:
 
 
 def _rubric_verdicts(loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy) -> dict[str, list[Verdict]]:
-    rubric = load_rubric(str(judge.rubric), loop.recipe.search_folders())
-    reader = policy if judge.model is None else resolve_policy(judge.model, "judge", loop.recipe.trust_remote_code)
+    found = find_judge(loop, judge, str(judge.rubric), policy)
     asked = {
-        f"{prompt.id}#{response.index}": rubric.question(prompt.text, response.text)
+        f"{prompt.id}#{response.index}": found.rubric.messages({"instruction": prompt.text, "response": response.text})
         for prompt, its_responses in responses
         for response in its_responses
     }
-    answers = loop.ask(reader, asked, rubric.max_new_tokens, label="rubric")
+    verdicts = ask_judge(loop, found, asked, "rubric").verdicts
     return {
-        prompt.id: [rubric.parse(answers[f"{prompt.id}#{response.index}"]) for response in its_responses]
+        prompt.id: [verdicts[f"{prompt.id}#{response.index}"] for response in its_responses]
         for prompt, its_responses in responses
     }
 

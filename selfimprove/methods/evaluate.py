@@ -1,4 +1,4 @@
-"""No training: the recipe's suites on the given model. `selfimprove eval` is this method."""
+"""No training: the recipe's suites on the given models. `selfimprove eval` is this method."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(loop: Loop) -> Policy:
-    """Evaluates the given model and returns it unchanged."""
-    loop.evaluate(loop.base_policy)
+    """Evaluates the given model, then those under `policies`, each compared with the first; returns the first."""
+    for place, policy in enumerate(loop.measured):
+        loop.evaluator.evaluate(policy, place)
     return loop.base_policy

@@ -39,7 +39,7 @@ class EventLog:
         if (event, id) in self._written:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = _plain({"event": event, "id": id, "time": now, **fields})
+        record = plain({"event": event, "id": id, "time": now, **fields})
         # ASCII only: a model can write half a surrogate pair, which cannot be stored as UTF-8
         line = json.dumps(record, allow_nan=False) + "\n"
         try:
@@ -128,15 +128,16 @@ def _parse(line: bytes) -> Event | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: non-finite floats become None, arrays and tuples lists, keys text."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # numpy and torch, without importing either
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return value

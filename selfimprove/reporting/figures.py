@@ -9,7 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
+from selfimprove.reporting.summary import dig, number
 from selfimprove.reporting.text import visible
 
 # Each has a contrast of at least 3.5 to white and to the page's dark background.
@@ -51,10 +53,10 @@ def new_figure(height: float, rows: int = 1) -> tuple[Figure, list[Any]]:
     return figure, axes
 
 
-def label(value: Any) -> str:
+def label(value: Any, most: int = 28) -> str:
     """A name for a plot, short enough to leave room for the plot itself."""
     shown = visible(str(value))
-    return shown if len(shown) <= 28 else shown[:27] + "…"
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def add_legend(ax: Any, least: int = 2) -> None:
@@ -86,19 +88,91 @@ def draw_points(
     name: str,
     *,
     line: bool = False,
+    hollow: bool = False,
 ) -> None:
-    """Values with their intervals: (x, value, low, high), joined by a line on request."""
+    """Values with their intervals: (x, value, low, high), joined by a line on request, as dots or as rings."""
     below = [0.0 if low is None else max(value - low, 0) for _, value, low, _ in points]
     above = [0.0 if high is None else max(high - value, 0) for _, value, _, high in points]
     ax.errorbar(
         [point[0] for point in points],
         [point[1] for point in points],
         yerr=[below, above],
-        fmt="o-" if line else "o",
+        fmt="o" + ("--" if hollow else "-") * line,
         color=colour,
+        markerfacecolor="none" if hollow else colour,
+        elinewidth=1.6,
         capsize=3,
         label=name,
     )
+
+
+def points_of(
+    policies: Sequence[str], found: dict[str, Any], key: str, shift: float, scale: float = 100
+) -> list[tuple[float, float, float | None, float | None]]:
+    """(place on the axis, value, low, high), by default in percent, of every policy that has a value under `key`."""
+    points = []
+    for place, policy in enumerate(policies):
+        value, low, high = (number(dig(found.get(policy), name)) for name in (key, "low", "high"))
+        if value is not None:
+            ends = [None if end is None else scale * end for end in (low, high)]
+            points.append((place + shift, scale * value, ends[0], ends[1]))
+    return points
+
+
+def squeezed(name: str, most: int) -> str:
+    """A name without its middle: policies of one run differ at the end, those of two runs at the start."""
+    shown = visible(name)
+    return shown if len(shown) <= most else f"{shown[: (most - 1) // 2]}…{shown[-(most // 2) :]}"
+
+
+def policy_axis(ax: Any, policies: Sequence[str]) -> None:
+    names = [label(policy) for policy in policies]
+    # about 50 letters fit side by side; slanted, the names take height, which the figure gets
+    if max(map(len, names), default=0) * len(names) > 50:
+        names = [squeezed(policy, 18) for policy in policies]
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        ax.figure.set_figheight(ax.figure.get_figheight() + 0.08 * max(map(len, names)))
+    else:
+        ax.set_xticks(range(len(names)), names)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_xlabel("policy")
+
+
+def place_labels(
+    figure: Figure, ax: Any, points: Sequence[tuple[float, float, str]], obstacles: Sequence[tuple[float, float]]
+) -> None:
+    """Writes a name beside each (x, y, name), where it hides the fewest `obstacles` (x, y) and other names.
+
+    To be called last: the places depend on the limits of the axes.
+    """
+    figure.draw_without_rendering()
+    unit = figure.dpi / 72
+    dots = [ax.transData.transform(point) for point in (*obstacles, *((x, y) for x, y, _ in points))]
+    frame = ax.get_window_extent()
+    taken: list[Bbox] = []
+    for x, y, name in points:
+        shown = squeezed(name, 16)
+        left, bottom = ax.transData.transform((x, y))
+        width, height = 5.8 * len(shown) * unit, 10 * unit
+        spots: list[tuple[int, int, Bbox, int, int]] = []
+        for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+            x0 = left + (across * 7 * unit) - width * (1 - across) / 2
+            y0 = bottom + (up * 7 * unit) - height * (1 - up) / 2
+            box = Bbox.from_extents(x0, y0, x0 + width, y0 + height)
+            hidden = sum(box.contains(*dot) for dot in dots) + 3 * sum(box.overlaps(other) for other in taken)
+            outside = not (frame.contains(x0, y0) and frame.contains(x0 + width, y0 + height))
+            spots.append((hidden + 3 * outside, len(spots), box, across, up))
+        *_, box, across, up = min(spots, key=lambda spot: spot[:2])
+        taken.append(box)
+        ax.annotate(
+            shown,
+            (x, y),
+            xytext=(7 * across, 7 * up),
+            textcoords="offset points",
+            ha={-1: "right", 0: "center", 1: "left"}[across],
+            va={-1: "top", 0: "center", 1: "bottom"}[up],
+            fontsize=9.5,
+        )
 
 
 def round_axis(ax: Any, rounds: Sequence[int]) -> None:

@@ -5,32 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfimprove.reporting import round_plots
+from selfimprove.reporting import evaluation_plots, preference_plots, round_plots
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.figures import (
     COLOURS,
-    GREY,
     INK,
     STYLE,
     add_legend,
-    draw_points,
     label,
     new_figure,
     to_svg,
 )
 from selfimprove.reporting.summary import (
     dig,
-    evaluations_of,
     number,
     of_kind,
-    policies_of,
     round_number,
     stage_of,
     text,
@@ -55,12 +50,34 @@ Drawer = Callable[[Sequence[Event]], Figure | None]
 def plots(events: Sequence[Event]) -> list[Plot]:
     """Every plot that there is data for."""
     drawers: list[tuple[str, str, str, Drawer]] = [
-        ("accuracy", "Accuracy by policy", _BARS, _accuracy),
+        ("accuracy", "Accuracy by policy", _BARS, evaluation_plots.accuracy),
         (
             "accuracy",
             "Change of accuracy, item by item",
             f"{_BARS} An interval that holds 0 shows no change.",
-            _changes,
+            evaluation_plots.changes,
+        ),
+        (
+            "preference",
+            "Win rate by policy",
+            f"{_BARS} LC: length-controlled. Dashed: 50%, as good as the opponent.",
+            preference_plots.win_rates,
+        ),
+        (
+            "preference",
+            "Win rate by mean length",
+            "From a dot to its ring: what length control takes or gives. A policy that wins by length stands far right "
+            "with its ring far below. Intervals are in the plot by policy.",
+            preference_plots.win_rates_by_length,
+        ),
+        ("rating", "Rating by policy", _BARS, evaluation_plots.ratings),
+        ("rating", "Rating by group", "Means; how many rated answers is in the table.", evaluation_plots.rating_groups),
+        (
+            "judge",
+            "The judge's verdicts",
+            f"{_BARS} Dashed: 50%, what guessing gets right. Ceiling: people's agreement among themselves. Fewer "
+            "flips are better.",
+            preference_plots.judges,
         ),
         (
             "agreement",
@@ -105,80 +122,6 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             if figure is not None:
                 found.append(Plot(part, title, note, to_svg(figure, f"plot{place}", title)))
     return found
-
-
-def _accuracy_suites(events: Sequence[Event]) -> dict[str, dict[str, Event]]:
-    return {
-        suite: by_policy
-        for suite, by_policy in evaluations_of(events).items()
-        if all(e.get("metric", "accuracy") == "accuracy" for e in by_policy.values())
-    }
-
-
-def _points(
-    policies: Sequence[str], found: dict[str, Any], key: str, shift: float
-) -> list[tuple[float, float, float | None, float | None]]:
-    """(place on the axis, value, low, high) in percent of every policy that has a value under `key`."""
-    points = []
-    for place, policy in enumerate(policies):
-        value, low, high = (number(dig(found.get(policy), name)) for name in (key, "low", "high"))
-        if value is not None:
-            ends = [None if end is None else 100 * end for end in (low, high)]
-            points.append((place + shift, 100 * value, ends[0], ends[1]))
-    return points
-
-
-def _accuracy(events: Sequence[Event]) -> Figure | None:
-    policies = list(policies_of(events))
-    suites = {
-        suite: by_policy
-        for suite, by_policy in _accuracy_suites(events).items()
-        if any(number(e.get("value")) is not None for e in by_policy.values())
-    }
-    if not suites:
-        return None
-    figure, (ax,) = new_figure(2.7)
-    for index, (suite, by_policy) in enumerate(suites.items()):
-        shift = 0.14 * (index - (len(suites) - 1) / 2)
-        points = _points(policies, by_policy, "value", shift)
-        draw_points(ax, points, COLOURS[index % len(COLOURS)], label(suite), line=True)
-    _policy_axis(ax, policies)
-    ax.set_ylabel("accuracy (%)")
-    add_legend(ax)
-    return figure
-
-
-def _policy_axis(ax: Any, policies: Sequence[str]) -> None:
-    ax.set_xticks(range(len(policies)), [label(policy) for policy in policies])
-    ax.set_xlim(-0.5, len(policies) - 0.5)
-    ax.set_xlabel("policy")
-
-
-def _changes(events: Sequence[Event]) -> Figure | None:
-    """The policies of the rounds against M1 and against the previous one; one axes for each suite."""
-    suites = {}
-    for suite, by_policy in _accuracy_suites(events).items():
-        made = [policy for policy, round_ in policies_of(events).items() if round_ > 0 and policy in by_policy]
-        before = next((text(dig(by_policy[p], "paired", "against")) for p in made), "") or "the start"
-        lines = {
-            f"to {before}": {policy: by_policy[policy].get("paired") for policy in made},
-            "to the previous policy": {policy: by_policy[policy].get("paired_previous") for policy in made},
-        }
-        if any(number(dig(one, "difference")) is not None for line in lines.values() for one in line.values()):
-            suites[suite] = (made, lines)
-    if not suites:
-        return None
-    figure, axes = new_figure(0.6 + 2.0 * len(suites), len(suites))
-    for ax, (suite, (made, lines)) in zip(axes, suites.items(), strict=True):
-        for index, (name, found) in enumerate(lines.items()):
-            points = _points(made, found, "difference", 0.16 * (index - 0.5))
-            if points:
-                draw_points(ax, points, COLOURS[index], label(name))
-        ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
-        _policy_axis(ax, made)
-        ax.set_ylabel("change (points)" if len(suites) == 1 else f"{label(suite)} (points)")
-        add_legend(ax, least=1)
-    return figure
 
 
 _LOSS_UNITS = {"sft": "SFT loss (nats per token)", "dpo": "DPO loss (nats per pair)"}

@@ -14,23 +14,25 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.reporting import tables
+from selfimprove.reporting import preference_tables, tables
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
 from selfimprove.reporting.examples import examples_of
+from selfimprove.reporting.judged_examples import JudgedExamples, judged_examples
 from selfimprove.reporting.plots import Plot, plots
-from selfimprove.reporting.summary import duration, evaluations_of, of_kind, rounds_of, text
+from selfimprove.reporting.summary import duration, evaluations_of, first_metric, of_kind, rounds_of, text
 from selfimprove.reporting.tables import Table, as_dict, as_list, short
 from selfimprove.reporting.text import visible
 
 
 @dataclass
 class Part:
-    """A part of the page: what it answers, its plots, and its tables (the second and later ones folded)."""
+    """A part of the page: what it answers, its plots, its tables (the second and later ones folded), and examples."""
 
     title: str
     note: str
     plots: list[Plot]
     tables: list[tuple[str, Table]]
+    examples: list[JudgedExamples]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -67,6 +69,7 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
         warnings=[text(item) for item in as_list(run.get("warnings"))],
         policies=tables.policies_table(events),
         suite=next(iter(evaluations_of(events)), ""),
+        metric=first_metric(events).name,
         gates=gates,
         gates_failed=[gate for gate in gates if not gate["passed"]],
         parts=_parts(events),
@@ -85,7 +88,50 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             "accuracy",
             "Did it get better?",
             "Changes are paired: the same items, before and after.",
-            [("Evaluations", tables.evaluations_table(events)), ("Accuracy by group", tables.groups_table(events))],
+            [
+                ("Evaluations", tables.evaluations_table(events)),
+                ("Accuracy by group", tables.groups_table(events, "accuracy")),
+                ("Other metrics by group", tables.groups_table(events, "other")),
+            ],
+        ),
+        (
+            "preference",
+            "Is it preferred?",
+            "On every instruction a judge compares the policy's output with the opponent's; the win rate is the mean "
+            "of its preferences, the discrete one counts wins and half of the ties. LC, the length-controlled win "
+            "rate, is what a regression expects at equal lengths: a judge that likes long outputs gives no credit for "
+            "length there. Published numbers compare only with the setting 'as published' (AlpacaEval's instructions "
+            "and opponent) and the same judge. Intervals come from drawing the instructions anew. Missing judgements "
+            "are in no rate. Flips are instructions whose winner changed with the order of the outputs; first shown, "
+            "the share of judgements that the output shown first won, is 50% for a judge that does not care.",
+            [
+                ("Win rates", preference_tables.win_rates_table(events)),
+                ("Judgements, lengths and cost", preference_tables.judgements_table(events)),
+                ("Win rate by group", tables.groups_table(events, "preference")),
+            ],
+        ),
+        (
+            "rating",
+            "How is it rated?",
+            "A judge rates every answer by itself. Intervals come from drawing the questions anew.",
+            [
+                ("Ratings", preference_tables.ratings_table(events)),
+                ("Rating by group", tables.groups_table(events, "rating")),
+            ],
+        ),
+        (
+            "judge",
+            "Can the judge be trusted?",
+            "The judge was asked about pairs whose better output is known. Accuracy is the mean over both orders; "
+            "guessing gives 50%. Where several people labelled each pair, one annotator after another is left out: the "
+            "ceiling is how often the one left out agrees with the majority of the others, the agreement with people "
+            "how often the judge does. No judge can be expected to pass the ceiling. "
+            "Longer preferred: among the decided pairs, those in which the longer output won; by the labels it should "
+            "be the share beside it.",
+            [
+                ("Judges", preference_tables.judges_table(events)),
+                ("Accuracy of the judges by group", preference_tables.judge_groups_table(events)),
+            ],
         ),
         (
             "agreement",
@@ -122,10 +168,16 @@ def _parts(events: Sequence[Event]) -> list[Part]:
         ),
     ]
     found = [
-        Part(title, note, [plot for plot in drawn if plot.part == part], [one for one in own if one[1].rows])
+        Part(
+            title,
+            note,
+            [plot for plot in drawn if plot.part == part],
+            [one for one in own if one[1].rows],
+            judged_examples(events, part),
+        )
         for part, title, note, own in parts
     ]
-    return [part for part in found if part.plots or part.tables]
+    return [part for part in found if part.plots or part.tables or part.examples]
 
 
 def _finalize(value: Any) -> Any:

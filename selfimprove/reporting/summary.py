@@ -90,12 +90,73 @@ def rounds_of(events: Sequence[Event]) -> list[Event]:
     return [event for _, event in sorted({round_number(e): e for e in of_kind(events, "round")}.items())]
 
 
-def evaluations_of(events: Sequence[Event]) -> dict[str, dict[str, Event]]:
-    """suite -> policy -> evaluation. The first suite is the one that was evaluated first."""
+def evaluations_of(events: Sequence[Event], kind: str | None = None) -> dict[str, dict[str, Event]]:
+    """suite -> policy -> evaluation, on request only of one `kind` of metric (see `Metric`).
+
+    The first suite is the one that was evaluated first. A second metric on the same suite (pass@1 and pass@5) stands
+    beside it as "suite, metric": neither may take the other's place.
+    """
     suites: dict[str, dict[str, Event]] = {}
+    firsts: dict[str, str] = {}
     for event in of_kind(events, "evaluation"):
-        suites.setdefault(text(event.get("suite")), {})[text(event.get("policy"))] = event
+        suite, metric = text(event.get("suite")), metric_of(event)
+        first = firsts.setdefault(suite, metric.name)
+        if kind in (None, metric.kind):
+            name = suite if metric.name == first else f"{suite}, {metric.name}"
+            suites.setdefault(name, {})[text(event.get("policy"))] = event
     return suites
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an evaluation measures. `kind` is "accuracy" (a share of items solved), "preference", "rating" or "other";
+    `scale` makes percentages of shares and leaves the rest as it is."""
+
+    name: str
+    kind: str
+    scale: float
+    digits: int
+
+    @property
+    def unit(self) -> str:
+        """ ", %" for a column's header, empty for what is no share."""
+        return ", %" if self.scale == 100 else ""
+
+
+def metric_of(evaluation: Any) -> Metric:
+    """The metric of an evaluation event; events without one are accuracies."""
+    name = text(dig(evaluation, "metric")) or "accuracy"
+    if name == "accuracy" or name.startswith("pass@"):
+        return Metric(name, "accuracy", 100, 1)
+    if name == "win rate":
+        return Metric(name, "preference", 100, 1)
+    if name == "rating":
+        return Metric(name, "rating", 1, 2)
+    # only shares are shown as percentages; what another metric counts is not known here
+    return Metric(name, "other", 1, 3)
+
+
+def first_metric(events: Sequence[Event]) -> Metric:
+    """The metric of the first suite, which the tables with one row for each policy show."""
+    by_policy = next(iter(evaluations_of(events).values()), {})
+    return metric_of(next(iter(by_policy.values()), None))
+
+
+def judge_evaluations_of(events: Sequence[Event]) -> list[Event]:
+    """The measurements of judges on labelled pairs; of two for the same judge and data, the later one."""
+    keys = ("judge", "rubric", "data", "order")
+    found = {tuple(text(event.get(key)) for key in keys): event for event in of_kind(events, "judge_evaluation")}
+    return list(found.values())
+
+
+def rate(value: Any) -> str:
+    """A share in percent: `12.3 [10.1, 14.5]` from {value, low, high}, `12.3` from a number."""
+    return with_interval(value, "value", scale=100) if isinstance(value, dict) else fixed(value, scale=100)
+
+
+def total(counts: Any) -> int:
+    """The sum of a {reason: count}."""
+    return int(sum(numbers(list(counts.values())))) if isinstance(counts, dict) else 0
 
 
 def policies_of(events: Sequence[Event]) -> dict[str, int]:
@@ -106,6 +167,11 @@ def policies_of(events: Sequence[Event]) -> dict[str, int]:
         if event["event"] in ("evaluation", "training", "round") and isinstance(policy, str):
             found.setdefault(policy, round_number(event))
     return dict(sorted(found.items(), key=lambda item: (item[1], _natural(item[0]))))
+
+
+def in_rounds(events: Sequence[Event]) -> bool:
+    """Whether the policies follow one another, so that a line may join them; some may just be compared."""
+    return any(round_ > 0 for round_ in policies_of(events).values())
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -164,7 +230,7 @@ class PolicyRow:
 
     policy: str
     round: str
-    accuracy: str
+    value: str
     change: str
     against: str
     last_change: str
@@ -181,6 +247,7 @@ class PolicyRow:
 def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
     """One row for each policy: its evaluation on the first suite and the round that made it."""
     evaluations = next(iter(evaluations_of(events).values()), {})
+    metric = first_metric(events)
     rounds = {text(event.get("policy")): event for event in rounds_of(events)}
     policies = policies_of(events)
     seconds: dict[int, float] = {}
@@ -193,17 +260,22 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
     rows = []
     for policy, round_ in policies.items():
         evaluation, made = evaluations.get(policy), rounds.get(policy)
-        paired, labels = dig(evaluation, "paired"), dig(made, "label_accuracy")
-        last = dig(evaluation, "paired_previous")
+        changes = {
+            pair: with_interval(
+                dig(evaluation, pair), "difference", scale=metric.scale, digits=metric.digits, sign=True
+            )
+            for pair in ("paired", "paired_previous")
+        }
+        labels = dig(made, "label_accuracy")
         right = with_interval(labels, "value", scale=100)
         rows.append(
             PolicyRow(
                 policy=policy,
                 round=str(round_),
-                accuracy=with_interval(evaluation, "value", scale=100),
-                change=with_interval(paired, "difference", scale=100, sign=True),
-                against=text(dig(paired, "against")),
-                last_change=with_interval(last, "difference", scale=100, sign=True),
+                value=with_interval(evaluation, "value", scale=metric.scale, digits=metric.digits),
+                change=changes["paired"],
+                against=text(dig(evaluation, "paired", "against")),
+                last_change=changes["paired_previous"],
                 tau=with_interval(tau_of(made) if made else None, "mean", digits=2, sign=True),
                 consistency=fixed(dig(made, "consistency", "mean"), 2),
                 pairs=count(dig(made, "pairs")),

@@ -14,8 +14,10 @@ from selfimprove.reporting.summary import (
     dig,
     duration,
     evaluations_of,
+    first_metric,
     fixed,
     length_means,
+    metric_of,
     number,
     numbers,
     of_kind,
@@ -60,11 +62,12 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 
 def policies_table(events: Sequence[Event]) -> Table:
+    metric = first_metric(events)
     columns = {
         "policy": "policy",
         "round": "round",
-        "accuracy": "accuracy, % [95%]",
-        "change": "change, points [95%]",
+        "value": f"{metric.name}{metric.unit} [95%]",
+        "change": "change, points [95%]" if metric.unit else "change [95%]",
         "against": "against",
         "last_change": "change to the previous policy",
         "consistency": "consistency C",
@@ -85,8 +88,8 @@ def evaluations_table(events: Sequence[Event]) -> Table:
             event = by_policy.get(policy)
             if event is None:
                 continue
-            # only shares are shown as percentages; what another metric counts is not known here
-            scale, digits = (100, 1) if event.get("metric", "accuracy") == "accuracy" else (1, 3)
+            metric = metric_of(event)
+            scale, digits = metric.scale, metric.digits
             changes = [
                 with_interval(event.get(pair), "difference", scale=scale, digits=digits, sign=True)
                 for pair in ("paired", "paired_previous")
@@ -95,7 +98,7 @@ def evaluations_table(events: Sequence[Event]) -> Table:
                 [
                     suite,
                     policy,
-                    text(event.get("metric") or "accuracy") + (", %" if scale == 100 else ""),
+                    metric.name + metric.unit,
                     with_interval(event, "value", scale=scale, digits=digits),
                     changes[0],
                     text(dig(event, "paired", "against")),
@@ -110,19 +113,24 @@ def evaluations_table(events: Sequence[Event]) -> Table:
     return Table([*columns, "previous", "items", "failures", "policy digest"], rows)
 
 
-def groups_table(events: Sequence[Event]) -> Table:
+def groups_table(events: Sequence[Event], kind: str) -> Table:
+    """The groups of every suite whose metric is of this kind, one column for each policy."""
     rows = []
-    for suite, by_policy in evaluations_of(events).items():
+    unit = ""
+    for suite, by_policy in evaluations_of(events, kind).items():
+        metric = metric_of(next(iter(by_policy.values())))
+        unit = metric.unit
         evaluated = [policy for policy in policies_of(events) if policy in by_policy]
         names = {name: None for policy in evaluated for name in as_dict(by_policy[policy].get("groups"))}
         for name in names:
             cells = []
             for policy in policies_of(events):
                 group = dig(by_policy.get(policy), "groups", name)
-                value, size = fixed(dig(group, "value"), 1, scale=100), count(dig(group, "n"))
+                value = fixed(dig(group, "value"), metric.digits, scale=metric.scale)
+                size = count(dig(group, "n"))
                 cells.append(f"{value} (of {size})" if value and size else value)
             rows.append([suite, name, *cells])
-    return Table(["suite", "group", *(f"{policy}, %" for policy in policies_of(events))], rows)
+    return Table(["suite", "group", *(f"{policy}{unit}" for policy in policies_of(events))], rows)
 
 
 def agreement_table(events: Sequence[Event]) -> Table:

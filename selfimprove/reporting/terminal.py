@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfimprove.reporting.events import Event
-from selfimprove.reporting.summary import duration, evaluations_of, policy_rows
+from selfimprove.reporting.summary import duration, evaluations_of, first_metric, policy_rows
 from selfimprove.reporting.text import printable, visible
 
 __all__ = ["Progress", "printable", "rounds_table"]
@@ -154,11 +154,13 @@ def rounds_table(events: Sequence[Event]) -> Table:
     """One row for each policy, at most 80 columns wide; `report.html` has the rest."""
     rows = policy_rows(events)
     suite = next(iter(evaluations_of(events)), "")
+    metric = first_metric(events)
+    unit = " in %" if metric.unit else ""
     against = sorted({row.against for row in rows if row.against})
     table = Table(
-        title=printable(f"{suite}: accuracy in %, with 95% intervals") if suite else None,
+        title=printable(f"{suite}: {metric.name}{unit}, with 95% intervals") if suite else None,
         title_justify="left",
-        caption=_caption(against),
+        caption=_caption(against, "in points, " if unit else ""),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -166,13 +168,13 @@ def rounds_table(events: Sequence[Event]) -> Table:
         collapse_padding=True,
     )
     table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
-    for header in ("accuracy", "change"):  # these wrap before anything is cut off
-        table.add_column(header, justify="right", min_width=20 if header == "change" else None)
+    for header in (metric.name, "change"):  # these wrap before anything is cut off
+        table.add_column(printable(header), justify="right", min_width=20 if header == "change" else None)
     for header in ("C", "pairs", "right\n%", "|h|", "length\ntokens"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         cells = (
-            row.accuracy,
+            row.value,
             row.change,
             row.consistency,
             row.pairs,
@@ -184,8 +186,8 @@ def rounds_table(events: Sequence[Event]) -> Table:
     return table
 
 
-def _caption(against: list[str]) -> str:
-    change = f"change: paired, in points, against {' or '.join(against)}. " if against else ""
+def _caption(against: list[str], unit: str) -> str:
+    change = f"change: paired, {unit}against {' or '.join(against)}. " if against else ""
     return printable(
         f"{change}C: ranking consistency; right: labels that prefer the right answer; "
         "|h|: mean trained margin; of the round that made the policy."

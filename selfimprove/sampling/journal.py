@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import canonical_json, digest_of, explained_write, sync_folder
 from selfimprove.errors import RunFailed
-from selfimprove.sampling import Sampled
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The responses of one request, and the name that the server gave its model."""
+    """The responses of one request as plain values, and the name that the server gave its model."""
 
     model: str
-    responses: list[Sampled]
+    responses: list[dict[str, Any]]
 
 
 class Journal:
@@ -49,18 +48,18 @@ class Journal:
             entry: dict[str, Any] = json.loads(line)
             if entry.pop("sha256") != digest_of(entry):
                 raise ValueError
-            return entry["key"], Answer(entry["model"], [Sampled(**response) for response in entry["responses"]])
+            return entry["key"], Answer(entry["model"], [dict(response) for response in entry["responses"]])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RunFailed(
                 f"{self._path}: line {number} is damaged (it does not match its own digest); delete that line, and "
                 "its request alone is asked again"
             ) from None
 
-    def add(self, key: str, model: str, responses: Sequence[Sampled]) -> None:
+    def add(self, key: str, model: str, responses: Sequence[Mapping[str, Any]]) -> None:
         """On disk when this returns."""
         if self._path is None:
             return
-        entry = {"key": key, "model": model, "responses": [asdict(response) for response in responses]}
+        entry = {"key": key, "model": model, "responses": [dict(response) for response in responses]}
         line = canonical_json({**entry, "sha256": digest_of(entry)}) + "\n"
         with explained_write(self._path):
             new = not self._path.exists()

@@ -78,11 +78,11 @@ class OpenAISampler:
         wanted = dict(zip(keys, requests, strict=True))
         kept = self._journal.read()
         earlier = {kept[key].model for key in wanted if key in kept}
-        answers = {key: kept[key].responses for key in wanted if key in kept}
+        answers = {key: [Sampled(**one) for one in kept[key].responses] for key in wanted if key in kept}
         advance(sum(request.n for key, request in zip(keys, requests, strict=True) if key in answers))
 
         def finish(key: str, answered_as: str, responses: list[Sampled]) -> None:
-            self._journal.add(key, answered_as, responses)
+            self._journal.add(key, answered_as, [asdict(response) for response in responses])
             answers[key] = responses
             advance(keys.count(key) * wanted[key].n)
 

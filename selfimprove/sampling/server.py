@@ -41,7 +41,8 @@ class Server:
     `model` is the name it serves the policy under; `api_key_env` NAMES the environment variable with the key, which is
     itself in no file, message or repr. `timeout_s` (seconds) bounds the wait for one answer. `retries` follow what may
     pass (no connection, time-out, 408, 409, 429, 5xx, an answer that cannot be read), after 0.5 s doubling to 8 s with
-    jitter, or after the server's Retry-After. `concurrency` requests are under way at a time.
+    jitter, or after the server's Retry-After. `concurrency` requests are under way at a time. `where` is the recipe's
+    key, for messages.
     """
 
     base_url: str
@@ -50,18 +51,19 @@ class Server:
     timeout_s: float = 600.0
     retries: int = 5
     concurrency: int = 16
+    where: str = "sampling.server"
 
     def __post_init__(self) -> None:
         url = urlsplit(self.base_url)
         if url.username or url.password or url.query:
-            raise InputError("sampling.server.base_url: no place for a key; name its variable in api_key_env")
+            raise InputError(f"{self.where}.base_url: no place for a key; name its variable in api_key_env")
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise InputError(f"sampling.server.base_url: {self.base_url!r} is not of the form http://host:port/v1")
+            raise InputError(f"{self.where}.base_url: {self.base_url!r} is not of the form http://host:port/v1")
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             # What stands there is not shown: it may be the key itself.
-            raise InputError("sampling.server.api_key_env: give the NAME of an environment variable, not the key")
+            raise InputError(f"{self.where}.api_key_env: give the NAME of an environment variable, not the key")
         if self.timeout_s <= 0 or self.retries < 0 or self.concurrency < 1:
-            raise InputError("sampling.server: timeout_s and concurrency must be above 0, retries 0 or more")
+            raise InputError(f"{self.where}: timeout_s and concurrency must be above 0, retries 0 or more")
 
     def key(self) -> str | None:
         """The key, None where the server wants none."""
@@ -70,7 +72,7 @@ class Server:
         key = os.environ.get(self.api_key_env, "").strip()
         if not key or not key.isascii() or not key.isprintable():
             raise InputError(
-                f"sampling.server.api_key_env: the environment variable {self.api_key_env} "
+                f"{self.where}.api_key_env: the environment variable {self.api_key_env} "
                 f"{'holds no usable key' if key else 'is not set'}; export it and run again"
             )
         return key
@@ -103,8 +105,9 @@ class Server:
         except openai.APITimeoutError:
             raise Trouble(f"did not answer within {self.timeout_s:g} s", None) from None
         except openai.APIConnectionError as error:
-            raise Trouble(f"cannot be reached ({self.line(str(error.__cause__ or error))})", None) from None
-        except ValueError as error:
+            cause = error.__cause__ or error
+            raise Trouble(f"cannot be reached ({self.line(str(cause) or type(cause).__name__)})", None) from None
+        except (ValueError, RecursionError) as error:
             raise Trouble(f"answered with damaged JSON ({self.line(str(error))})", garbled=True) from None
 
     def line(self, value: Any) -> str:
@@ -115,22 +118,25 @@ class Server:
         first = next((line.strip() for line in text.splitlines() if line.strip()), "nothing")
         return "".join(c for c in first if c.isprintable())[:200]
 
-    def explain(self, trouble: Trouble, state: str, first: bool = False) -> InputError | RunFailed:
-        """The error for a person. `first`: nothing was asked before, so that a refusal is the recipe's fault."""
-        strange = f"if it does not know an option: {TOKEN_IDS_NEEDED}"
-        key = "set sampling.server.api_key_env to the variable that holds the right key"
+    def explain(
+        self, trouble: Trouble, state: str, first: bool = False, strange: str | None = None
+    ) -> InputError | RunFailed:
+        """The error for a person. `first`: nothing was asked before, so that a refusal is the recipe's fault.
+        `strange`: what to think of where it does not know what it is asked for."""
+        strange = strange or f"if it does not know an option: {TOKEN_IDS_NEEDED}"
+        key = f"set {self.where}.api_key_env to the variable that holds the right key"
         by_status: dict[int | None, str] = {
-            None: "see whether it runs, and sampling.server's base_url and timeout_s",
+            None: f"see whether it runs, and {self.where}'s base_url and timeout_s",
             400: strange,
             422: strange,
             401: key,
             403: key,
-            404: "sampling.server.base_url must end where /completions follows (mostly in /v1)",
-            429: "lower sampling.server.concurrency, or wait",
+            404: f"see {self.where}'s base_url (it ends before /completions or /chat, mostly in /v1) and model",
+            429: f"lower {self.where}.concurrency, or wait",
         }
         advice = by_status.get(trouble.status, "look into the server's log")
         refused = first and not trouble.passing and trouble.status != 200
-        message = f"sampling.server: {self.base_url} {trouble}; {state}. Before you run it again: {advice}"
+        message = f"{self.where}: {self.base_url} {trouble}; {state}. Before you run it again: {advice}"
         return (InputError if refused else RunFailed)(message)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from selfimprove.artefacts import Artefact, digest_of, read_rows
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import RunFailed
-from selfimprove.evaluation.suites import Suite, exact_match, load_suite
+from selfimprove.evaluation.suites import ExactMatch, exact_match, load_suite
 from selfimprove.recipe import Recipe, changed_keys
 from selfimprove.reporting.events import Event, read_events
 from selfimprove.reporting.summary import dig, of_kind, rounds_of
@@ -73,8 +73,9 @@ def one_run(cell: Cell, recipe: Recipe, events: Sequence[Event], store: Path) ->
     expected, recorded = (_decisive(values) for values in (recipe.model_dump(mode="json"), started["recipe"]))
     if changes := changed_keys(_known_to(recorded, expected), recorded):
         raise RunFailed(f"{cell.name}: this run is not the matrix's: {'; '.join(changes)}")
-    suite, items = load_suite(started["recipe"]["evaluate"][0], recipe.search_folders())
-    items = items[: recipe.evaluate_limit]
+    loaded = load_suite(started["recipe"]["evaluate"][0], recipe.search_folders())
+    suite, items = loaded.suite, loaded.items[: recipe.evaluate_limit]
+    assert isinstance(suite, ExactMatch)
     folders = {(step["round"], step["label"]): step["folder"] for step in of_kind(events, "step")}
     policies = {}
     for evaluation in of_kind(events, "evaluation"):
@@ -114,7 +115,7 @@ def _known_to(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[
     }
 
 
-def right_items(suite: Suite, items: Sequence[Prompt], rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+def right_items(suite: ExactMatch, items: Sequence[Prompt], rows: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Whether each item's greedy answer is right, by the suite's own rule; a truncated or missing answer is wrong."""
     answers = {row["prompt_id"]: row for row in rows}
     right = []

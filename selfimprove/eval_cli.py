@@ -1,0 +1,291 @@
+"""`selfimprove eval`: suites on policies, win rates from annotations, judges on labelled pairs, lm-eval's tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.reporting.text import printable
+
+
+class _SuiteByDefault(TyperGroup):
+    """`selfimprove eval words ...` is `selfimprove eval SUITE words ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["SUITE", *args]
+        return super().parse_args(ctx, args)
+
+
+eval_app = typer.Typer(
+    cls=_SuiteByDefault, no_args_is_help=True, help="Measure policies (`eval SUITE --policy P`), or a judge."
+)
+out = Console()
+PolicyOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Built-in name, hub id, model or adapter folder, runs/x[@M1], or runs/x@all; may be repeated."),
+]
+JudgeOption = Annotated[
+    str | None, typer.Option(help="A judge's YAML file, a policy, or a server: http://host:port/v1#model.")
+]
+RubricOption = Annotated[str | None, typer.Option(help="A judge folder: a shipped name or a path.")]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder for its artefacts and report.")]
+BackendOption = Annotated[str, typer.Option(help="Sampler: auto, vllm or transformers.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first items.")]
+MissingOption = Annotated[float | None, typer.Option(min=0, max=1, help="Allowed share of missing judgements.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+@eval_app.command(name="SUITE")
+def suite(
+    suite: Annotated[str, typer.Argument(help="A shipped suite (`selfimprove ls`) or a YAML file.")],
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value: replaces a key of the suite.")] = None,
+    policy: PolicyOption = None,
+    against: Annotated[
+        str | None, typer.Option(help="Opponent: baseline, base (the first policy), a policy, or a file of outputs.")
+    ] = None,
+    judge: JudgeOption = None,
+    rubric: RubricOption = None,
+    order: Annotated[str | None, typer.Option(help="What the judge sees first: random, or both in turn.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A file with the suite's items, instead of its own.")] = None,
+    limit: LimitOption = None,
+    annotations: Annotated[Path | None, typer.Option(help="alpaca: a file of preferences, any models.")] = None,
+    corrected: Annotated[
+        bool, typer.Option(help="alpaca: length control without the two oddities of the published one.")
+    ] = False,
+    max_missing: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Allowed share of missing judgements.")
+    ] = None,
+    output: OutputOption = None,
+    backend: BackendOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure policies on a suite; an interrupted evaluation goes on. `alpaca --annotations FILE`: win rates."""
+    if annotations is not None:
+        if suite != "alpaca" or policy:
+            raise InputError(
+                "--annotations belongs to `eval alpaca` and needs no --policy: the file holds the verdicts"
+            )
+        _win_rates(annotations, corrected, 0.1 if max_missing is None else max_missing, as_json)
+        return
+    if not policy:
+        needed = "--policy, or --annotations FILE.csv," if suite == "alpaca" else "--policy"
+        raise InputError(f"eval {suite}: {needed} is missing")
+    change = _changes(changes or ())
+    given: dict[str, Any] = {"against": against, "judge": judge and judge_of(judge), "rubric": rubric, "order": order}
+    given |= {"data": str(data) if data else None, "max_missing": max_missing}
+    change |= {key: value for key, value in given.items() if value is not None}
+    policies = _policies(policy)
+    names = [Path(suite).stem, *policies[:1], *([f"and-{len(policies) - 1}-more"] if policies[1:] else [])]
+    names += [f"vs-{against}"] if against else []
+    names += [f"by-{judge}"] if judge else []
+    values = {
+        "method": "evaluate",
+        "model": policies[0],
+        "policies": policies[1:],
+        "output": str(output or Path("runs") / _slug("eval-" + "-".join(map(_short, names)))),
+        "evaluate": [{"suite": suite, **change}],
+        "sampling": {"backend": backend},
+    }
+    _run(values | ({"evaluate_limit": limit} if limit else {}), as_json)
+
+
+@eval_app.command(name="judge")
+def judge_command(
+    judge: JudgeOption = None,
+    data: Annotated[
+        str, typer.Option(help="A suite of kind `judge` (llmbar, human-votes), or a file of pairs.")
+    ] = "llmbar",
+    rubric: RubricOption = None,
+    limit: LimitOption = None,
+    max_missing: MissingOption = None,
+    output: OutputOption = None,
+    backend: BackendOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a judge on pairs of answers with a known better one, in both orders."""
+    if judge is None:
+        raise InputError("eval judge: --judge is missing: a judge's YAML file, a policy, or http://host:port/v1#model")
+    change: dict[str, Any] = {"judge": judge_of(judge)}
+    suite = data
+    if data.endswith((".json", ".jsonl", ".parquet")):
+        suite, change = "llmbar", change | {"data": data, "name": Path(data).stem}
+    change |= {k: v for k, v in {"rubric": rubric, "max_missing": max_missing}.items() if v is not None}
+    names = ["eval-judge", Path(data).stem, f"by-{judge}", *([f"with-{rubric}"] if rubric else [])]
+    values = {
+        "method": "evaluate_judge",
+        "output": str(output or Path("runs") / _slug("-".join(map(_short, names)))),
+        "evaluate": [{"suite": suite, **change}],
+        "sampling": {"backend": backend},
+    }
+    _run(values | ({"evaluate_limit": limit} if limit else {}), as_json)
+
+
+@eval_app.command(name="lm-eval")
+def lm_eval_command(
+    tasks: Annotated[str, typer.Option(help="Tasks, groups or tags of lm-eval, with commas between them.")],
+    policy: Annotated[str, typer.Option(help="Built-in name, hub id, model or adapter folder, or runs/x[@M1].")],
+    limit: LimitOption = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Solved examples before each question.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="A folder of task files of your own.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Write prompts with the model's chat template.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a policy, adapters included, on tasks of EleutherAI's lm-evaluation-harness."""
+    from selfimprove.evaluation.lm_eval import run_tasks
+    from selfimprove.judging.asking import short_name
+    from selfimprove.policy import resolve_policy
+
+    found = resolve_policy(policy, short_name(policy))
+    with stoppable():
+        figures = run_tasks(
+            found,
+            [name.strip() for name in tasks.split(",") if name.strip()],
+            limit=limit,
+            num_fewshot=num_fewshot,
+            include_path=include_path,
+            chat=chat,
+            batch_size=batch_size,
+            output=output or Path("runs") / _slug(f"eval-lm-eval-{_short(policy)}"),
+        )
+    if as_json:
+        print(json.dumps([figure.as_json() for figure in figures]))
+        return
+    table = Table("task", "metric", box=None, pad_edge=False)
+    for name in ("value", "standard error", "n", "few-shot"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in figures:
+        metric = one.metric if one.filter == "none" else f"{one.metric}, {one.filter}"
+        error = "" if one.standard_error is None else f"{one.standard_error:.4f}"
+        shots = "" if one.num_fewshot is None else str(one.num_fewshot)
+        table.add_row(Text(printable(one.task)), Text(printable(metric)), f"{one.value:.4f}", error, str(one.n), shots)
+    out.print(table)
+
+
+def _run(values: dict[str, Any], as_json: bool) -> None:
+    from selfimprove.recipe import make_recipe
+
+    recipe = make_recipe(values, where="eval")
+    from selfimprove.execute import run as execute
+    from selfimprove.reporting import evaluation_tables
+
+    with stoppable():
+        result = execute(recipe)
+    if as_json:
+        print(json.dumps(evaluation_tables.as_json(result.events)))
+        return
+    for view in evaluation_tables.evaluation_views(result.events):
+        out.print(view)
+    out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
+
+
+def judge_of(text: str) -> dict[str, Any]:
+    """`--judge` as a suite's `judge`: a YAML file with its keys, a server `http://host:port/v1#model`, or a policy."""
+    if text.endswith((".yaml", ".yml")):
+        path = Path(text).expanduser()
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"--judge: {path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+        if not isinstance(values, dict):
+            raise InputError(f"--judge: {path}: a mapping of keys is needed (`model` or `server`, `rubric`, `prices`)")
+        own = path.parent / str(values.get("rubric"))
+        return values | ({"rubric": str(own.resolve())} if (own / "rubric.yaml").is_file() else {})
+    if text.startswith(("http://", "https://")):
+        url, mark, model = text.partition("#")
+        if not mark or not model:
+            raise InputError(f"--judge: {url}: which model? Write {url}#MODEL, as the server names it")
+        return {"server": {"base_url": url, "model": model}}
+    return {"model": text}
+
+
+def _policies(given: Sequence[str]) -> list[str]:
+    """`runs/x@all` becomes every policy of that run."""
+    from selfimprove.policy import policies_of_run
+
+    found = []
+    for one in given:
+        place, _, name = one.partition("@")
+        if name == "all" and (Path(place) / "recipe.yaml").is_file():
+            found += policies_of_run(Path(place))
+        else:
+            found.append(one)
+    return found
+
+
+def _changes(texts: Sequence[str]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"{text!r}: expected key=value, for example max_new_tokens=256")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{text!r}: the value is not valid YAML: {error}") from error
+    return changes
+
+
+def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: bool) -> None:
+    from selfimprove.evaluation.alpaca import measure, read_annotations
+    from selfimprove.reporting.terminal import Progress
+
+    count = len(read_annotations(annotations))
+    found = []
+    with stoppable(), Progress().task("win rates", count, "models") as advance:
+        for one in measure(annotations, corrected, max_missing):
+            found.append(one)
+            advance(1)
+    if as_json:
+        print(json.dumps([one.as_json() for one in found]))
+        return
+    table = Table("model", box=None, pad_edge=False)
+    missing = any(one.rate.missing for one in found)
+    for name in ("win rate, %", "LC win rate, %", "n", *(["missing"] if missing else []), "length"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in sorted(found, key=lambda one: -one.controlled.win_rate):
+        rate, controlled = one.rate, one.controlled
+        table.add_row(
+            Text(printable(one.model)),
+            f"{rate.win_rate:.1f} [{rate.low:.1f}, {rate.high:.1f}]",
+            f"{controlled.win_rate:.1f} [{controlled.low:.1f}, {controlled.high:.1f}]",
+            str(rate.n),
+            *([str(rate.missing)] if missing else []),
+            f"{one.mean_length:,.0f}",
+        )
+    out.print(table)
+    out.print(
+        "\\[95%] by bootstrap over instructions; mean length in characters; LC, at equal lengths: "
+        + ("corrected, not comparable with published numbers." if corrected else "as published (docs/evaluation.md)."),
+        highlight=False,
+    )
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Says how to go on after Ctrl-C, where typer would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunFailed("interrupted; the same command goes on from here") from None
+
+
+def _short(text: str) -> str:
+    return text.rstrip("/").split("/")[-1].removesuffix(".yaml").removesuffix(".json")
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in text).strip("-.")[:100]

@@ -1,0 +1,303 @@
+"""The steps that read models and train none: sampling, scoring, judging. `Loop` adds a policy to train."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfimprove import gates
+from selfimprove.artefacts import Artefact, Store
+from selfimprove.chat import Message, merged_system, render_prompt, stop_ids
+from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
+from selfimprove.errors import InputError
+from selfimprove.floor import step_floor
+from selfimprove.judging.functions import Verdict
+from selfimprove.policy import Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
+from selfimprove.recipe import JudgeOptions, Reader, Recipe
+from selfimprove.record import Record
+from selfimprove.reporting.events import EventLog
+from selfimprove.reporting.terminal import Progress
+from selfimprove.run_data import context_tokens
+from selfimprove.sampling import choose_backend
+from selfimprove.steps import StepRequest, run_step
+
+
+class Inference(Record):
+    """Durable steps over any policies. `base_policy` is the run's own model, None where there is none."""
+
+    base_policy: Policy | None = None
+
+    def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
+        super().__init__(recipe, events, progress)
+        self.store = store
+        self.device = pick_device(recipe.device)
+        given = recipe.training.dtype
+        self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
+        self.backend, _ = choose_backend(recipe.sampling.backend, self.device)
+
+    def step(self, request: StepRequest) -> Artefact:
+        """The artefact of a step: found, or made now. Emits the step's event."""
+        artefact, reused = run_step(self.store, request, self.progress)
+        if reused:
+            self.progress.step_reused(request.label)
+        self._report_engine()
+        figures = artefact.figures
+        self.events.emit(
+            "step",
+            f"{request.label}|{artefact.manifest['key'][:16]}",
+            step=request.step,
+            label=request.label,
+            round=self._round,
+            seconds=figures["seconds"],
+            tokens=figures["tokens"],
+            floor_seconds=None if reused else self._floor(request, artefact),
+            reused=reused,
+            folder=artefact.folder.name,
+        )
+        return artefact
+
+    def _floor(self, request: StepRequest, artefact: Artefact) -> float | None:
+        """Seconds the step's matrix products take at this machine's speed, for the report."""
+        policy = request.policies.get("policy") or request.policies.get("start")
+        if policy is None:
+            return None
+        made = artefact.rows() if request.step == "sample" else []
+        return step_floor(
+            request.step, request.options, request.inputs, made, policy.base, self.device, request.processes
+        )
+
+    def draw(
+        self,
+        policy: Policy,
+        prompts: Sequence[RenderedPrompt],
+        label: str,
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        stops: Sequence[int] | None = None,
+    ) -> Responses:
+        """Responses to prompts under any decoding options (temperature 0 is greedy).
+
+        `stops`: the token ids that end a response, by default those of the policy's own chat template.
+        """
+        backend = self._backend_for(policy)
+        artefact = self.step(
+            StepRequest(
+                step="sample",
+                label=label,
+                options={
+                    "n": n,
+                    "temperature": temperature,
+                    "top_p": top_p,
+                    "max_new_tokens": max_new_tokens,
+                    "stop_ids": list(stop_ids(load_tokenizer(policy)) if stops is None else stops),
+                    "dtype": self.dtype,
+                    "backend": backend,
+                },
+                inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
+                policies={"policy": policy},
+                seed=self.recipe.seed if temperature else 0,  # greedy answers are every seed's
+                execution={"device": self.device, **self._sampler_execution(policy, backend)},
+                total=n * len(prompts),
+            )
+        )
+        by_prompt: dict[str, list[Response]] = {}
+        for row in artefact.rows():
+            response = Response(
+                row["prompt_id"], row["index"], tuple(row["ids"]), row["finish"], row["text"], row["log_prob"]
+            )
+            by_prompt.setdefault(response.prompt_id, []).append(response)
+        return Responses({p.id: p for p in prompts}, by_prompt, sampled_by=policy.digest)
+
+    def log_probs(self, responses: Responses, policy: Policy, label: str | None = None) -> LogProbs:
+        """Summed log-prob and token count of every response under `policy`."""
+        artefact = self.step(
+            StepRequest(
+                step="log_probs",
+                label=label or f"log-probs under {policy.name}",
+                options={"dtype": self.dtype},
+                inputs={"responses": responses.rows()},
+                policies={"policy": policy},
+                seed=0,
+                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+            )
+        )
+        rows = artefact.rows()
+        scored = LogProbs(
+            policy.name,
+            policy.digest,
+            {(row["prompt_id"], row["index"]): row["log_prob"] for row in rows},
+            {(row["prompt_id"], row["index"]): row["tokens"] for row in rows},
+        )
+        if responses.sampled_by == policy.digest:
+            bound = self.recipe.gates.sampler_agrees or (1e-3 if self.dtype == "float32" else 2e-2)
+            self.check(gates.sampler_agrees(responses, scored, bound))
+        return scored
+
+    def judged(self, responses: Responses, judge: JudgeOptions) -> dict[str, list[Verdict]]:
+        """Verdicts of a `reward_model` or a `function` on every response, as a durable step."""
+        texts = [
+            {
+                "prompt_id": prompt.id,
+                "index": response.index,
+                "prompt": prompt.text,
+                "text": response.text,
+                "answer": prompt.answer,
+                "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
+            }
+            for prompt, its_responses in responses
+            for response in its_responses
+        ]
+        options: dict[str, Any] = {"dtype": self.dtype}
+        policies = {}
+        if judge.kind == "reward_model":
+            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
+        else:
+            options = {"function": judge.function, "version": judge.version}
+        artefact = self.step(
+            StepRequest(
+                step=judge.kind,
+                label=f"judge {Path(str(judge.model or judge.function)).name}",
+                options=options,
+                inputs={"texts": texts},
+                policies=policies,
+                seed=0,
+                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+            )
+        )
+        verdicts: dict[str, list[Verdict]] = {}
+        for row in artefact.rows():
+            verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
+        return verdicts
+
+    def ask(
+        self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str
+    ) -> dict[str, str]:
+        """Greedy answers of `policy`, by question id, without those to questions that do not fit its context."""
+        rendered = self.rendered_for(policy, questions, new_tokens, label)
+        if not rendered:
+            return {}
+        answers = self.draw(
+            policy,
+            rendered,
+            f"{label} ({policy.name})",
+            n=1,
+            temperature=0.0,
+            top_p=1.0,
+            max_new_tokens=new_tokens,
+        )
+        return {response.prompt_id: response.text for response in answers.all()}
+
+    def rendered_for(
+        self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str
+    ) -> list[RenderedPrompt]:
+        """Conversations as token ids under the policy's own chat template; what does not fit its context is left out
+        and noted."""
+        tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
+        merged = _refuses_system(tokenizer, questions)
+        rendered = []
+        for id, messages in questions.items():
+            turns = merged_system(messages) if merged else list(messages)
+            rendered.append(RenderedPrompt(id, tuple(render_prompt(tokenizer, turns)), messages[-1]["content"]))
+        fitting = [prompt for prompt in rendered if len(prompt.prompt_ids) + new_tokens <= room]
+        if dropped := len(rendered) - len(fitting):
+            self.note(
+                f"{label}: {dropped} of {len(rendered)} questions to {policy.name} are too long for its {room} tokens "
+                f"(with {new_tokens} new ones) and are not asked"
+            )
+        return fitting
+
+    def ask_server(
+        self, judge: Reader, questions: Mapping[str, Sequence[Message]], new_tokens: int, log_probs: int, label: str
+    ) -> list[dict[str, Any]]:
+        """Answers of the judge's server, one row for each question: see `judging/chat_server.py`."""
+        assert judge.server is not None
+        if not questions:
+            return []
+        artefact = self.step(
+            StepRequest(
+                step="ask_server",
+                label=f"{label} ({judge.server.model})",
+                options={
+                    "model": judge.server.model,
+                    "judge_version": judge.version,
+                    "max_new_tokens": new_tokens,
+                    "log_probs": log_probs,
+                },
+                inputs={
+                    "questions": [
+                        {"prompt_id": id, "messages": json.dumps([dict(turn) for turn in messages])}
+                        for id, messages in questions.items()
+                    ]
+                },
+                policies={},
+                seed=0,
+                execution={"server": judge.server.model_dump()},
+            )
+        )
+        return artefact.rows()
+
+    def verified(
+        self, checker: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any], label: str
+    ) -> dict[str, tuple[float | None, str | None, str | None]]:
+        """What a checker says of each row, by its `prompt_id`: (1.0 right or 0.0 wrong, None, why it is wrong), or
+        (None, why the checker failed, None). `checker`: `math` (rows of `text` and `answer`) or `code` (of `program`
+        and `tests`, in the sandbox)."""
+        if not rows:
+            return {}
+        artefact = self.step(
+            StepRequest(
+                step=f"verify_{checker}",
+                label=label,
+                options=options,
+                inputs={"rows": rows},
+                policies={},
+                seed=0,
+                execution={},
+            )
+        )
+        return {row["prompt_id"]: (row["value"], row["missing"], row["failure"]) for row in artefact.rows()}
+
+    def _backend_for(self, policy: Policy) -> str:
+        """A server serves the run's own model; any other (a judge) is read here."""
+        own = self.base_policy is not None and policy.base_digest == self.base_policy.base_digest
+        return "transformers" if self.backend == "openai" and not own else self.backend
+
+    def _sampler_execution(self, policy: Policy, backend: str) -> dict[str, Any]:
+        """What the sampler's backend needs to know that changes its responses by rounding only."""
+        sampling = self.recipe.sampling
+        if backend == "vllm":
+            own = sampling.vllm.model_dump()
+            own["max_model_len"] = own["max_model_len"] or min(context_tokens(policy.base), 32768)
+            ranks = [self.recipe.training.lora.r] if self.recipe.training.lora else []
+            return {"vllm": own | {"max_lora_rank": max([*ranks, adapter_rank(policy)])}}
+        if backend == "openai" and sampling.server and self.base_policy:
+            served = replace(self.base_policy, adapter=None, adapter_digest=None)  # adapters are loaded beside it
+            needs = "sampler_agrees" not in self.recipe.gates.disabled
+            return {"server": sampling.server.model_dump(), "served_policy": served.spec(), "needs_log_probs": needs}
+        return {"batch_tokens": sampling.batch_tokens}
+
+    def _report_engine(self) -> None:
+        """Events of the vLLM engine's starts and swaps since the last step."""
+        if vllm := sys.modules.get("selfimprove.sampling.vllm"):
+            for entry in vllm.ENGINE.take_history():
+                self.events.emit("engine", str(time.time_ns()), backend="vllm", round=self._round, **entry)
+
+
+def _refuses_system(tokenizer: Any, questions: Mapping[str, Sequence[Message]]) -> bool:
+    """Whether some question has a system turn and the chat template (Gemma's) takes none."""
+    first = next((messages for messages in questions.values() if messages[0]["role"] == "system"), None)
+    if first is None:
+        return False
+    try:
+        render_prompt(tokenizer, list(first))
+    except InputError:
+        return True
+    return False

@@ -1,0 +1,187 @@
+"""Asking a judge: a policy or a server reads questions, and what it answers is a verdict or missing with a reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from selfimprove.artefacts import digest_of
+from selfimprove.chat import Message, render_example
+from selfimprove.data.rows import Response, Responses
+from selfimprove.errors import InputError
+from selfimprove.judging.functions import Verdict
+from selfimprove.judging.rubric import Rubric, load_rubric
+from selfimprove.policy import Policy, load_tokenizer, resolve_policy
+from selfimprove.recipe import Prices, Reader
+
+if TYPE_CHECKING:
+    from selfimprove.inference import Inference
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A rubric and who reads it: `policy`, or else the server of `reader`."""
+
+    rubric: Rubric
+    reader: Reader
+    policy: Policy | None
+
+    @property
+    def digest(self) -> str:
+        """Of the rubric and its reader; of a server only its model's name and the recipe's `version` are known."""
+        reader, server = self.reader, self.reader.server
+        by = self.policy.digest if self.policy else [server and server.model, reader.version, reader.log_probs]
+        return digest_of([self.rubric.digest, by])
+
+    @property
+    def name(self) -> str:
+        """For people: `alpaca-eval by gpt-4-1106-preview`."""
+        by = self.policy.name if self.policy else self.reader.server.model if self.reader.server else "nobody"
+        return f"{self.rubric.name} by {by}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What asking took. Tokens as the server counts them, or as they were rendered; `cost` by the reader's prices."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    currency: str | None = None
+
+    def plus(self, other: Cost) -> Cost:
+        both = None if self.cost is None and other.cost is None else (self.cost or 0.0) + (other.cost or 0.0)
+        return Cost(
+            self.requests + other.requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            both,
+            self.currency or other.currency,
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """By question id: the verdict and the text that it was read from (empty where only labels were scored)."""
+
+    verdicts: Mapping[str, Verdict]
+    texts: Mapping[str, str]
+    cost: Cost
+
+    def missing(self) -> dict[str, int]:
+        """How many are missing, by reason."""
+        return dict(Counter(why for _, why in self.verdicts.values() if why))
+
+
+def find_judge(loop: Inference, reader: Reader | None, rubric: str, policy: Policy | None = None) -> Judge:
+    """The judge that a recipe or a suite names; `policy` reads it where it names no one. Nothing is asked yet.
+
+    Raises InputError for a rubric, a policy or a server that is not to be had, and where nobody reads.
+    """
+    reader = reader or Reader()
+    found = load_rubric(reader.rubric or rubric, loop.recipe.search_folders())
+    if reader.server:
+        reader.server.connection().key()  # said now if it is missing
+        return Judge(found, reader, None)
+    if reader.model is not None:
+        policy = resolve_policy(reader.model, short_name(reader.model), loop.recipe.trust_remote_code)
+    if policy is None:
+        raise InputError(
+            "judge: nobody reads the rubric; give a judge (`--judge`, or `judge:` in the suite): `model`, a policy "
+            "that is read here, or `server`, with its base_url and model"
+        )
+    return Judge(found, reader, policy)
+
+
+def short_name(model: str) -> str:
+    """A model string as a name in tables: the end of a path."""
+    return model.rstrip("/").split("/")[-1]
+
+
+def ask_judge(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Message]], label: str = "judge") -> Asked:
+    """Verdicts on all questions, in durable steps."""
+    if judge.policy is None:
+        return _by_server(loop, judge, questions, label)
+    if judge.rubric.options.parser == "labels":
+        return _by_labels(loop, judge, judge.policy, questions, label)
+    texts = loop.ask(judge.policy, questions, judge.rubric.max_new_tokens, label)
+    verdicts = {id: judge.rubric.parse(texts[id]) if id in texts else (None, _TOO_LONG) for id in questions}
+    tokenizer = load_tokenizer(judge.policy)
+    answered = [texts[id] for id in questions if id in texts]
+    made = sum(map(len, tokenizer(answered, add_special_tokens=False)["input_ids"])) if answered else 0
+    return Asked(verdicts, texts, Cost(requests=len(answered), output_tokens=made))
+
+
+_TOO_LONG = "longer than the judge's context"
+
+
+def _by_labels(
+    loop: Inference, judge: Judge, policy: Policy, questions: Mapping[str, Sequence[Message]], label: str
+) -> Asked:
+    """The two labels' probabilities as the beginning of the policy's answer: what a server would list of its first
+    token, without sampling anything. A label of several tokens counts as a whole."""
+    assert judge.rubric.options.labels
+    tokenizer = load_tokenizer(policy)
+    labels = judge.rubric.options.labels
+    probe: list[Message] = [{"role": "user", "content": "question"}]
+    ids = [tuple(render_example(tokenizer, probe, one)[1][:-1]) for one in labels]  # without the end of turn
+    rendered = loop.rendered_for(policy, questions, max(map(len, ids)), label)
+    by_prompt = {
+        prompt.id: [
+            Response(prompt.id, i, one, "stop", text) for i, (one, text) in enumerate(zip(ids, labels, strict=True))
+        ]
+        for prompt in rendered
+    }
+    verdicts: dict[str, Verdict] = dict.fromkeys(questions, (None, _TOO_LONG))
+    if rendered:
+        scored = loop.log_probs(Responses({p.id: p for p in rendered}, by_prompt), policy, f"{label} ({policy.name})")
+        for id, responses in by_prompt.items():
+            verdicts[id] = judge.rubric.parse("", {one.text: scored.of(one) for one in responses})
+    read = sum(len(prompt.prompt_ids) for prompt in rendered)
+    return Asked(verdicts, {}, Cost(requests=len(rendered), input_tokens=read))
+
+
+def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Message]], label: str) -> Asked:
+    log_probs = judge.reader.log_probs if judge.rubric.options.parser == "labels" else 0
+    # Equal questions (an instruction that is there twice, with equal outputs) are asked and paid for once.
+    written = {id: json.dumps([dict(turn) for turn in messages]) for id, messages in questions.items()}
+    asked_as: dict[str, str] = {}
+    for id, text in written.items():
+        asked_as.setdefault(text, id)
+    distinct = {id: questions[id] for id in asked_as.values()}
+    rows = loop.ask_server(judge.reader, distinct, judge.rubric.max_new_tokens, log_probs, label)
+    found: dict[str, tuple[Verdict, str]] = {}
+    for row in rows:
+        listed = json.loads(row["log_probs"]) if row["log_probs"] else None
+        verdict = (None, row["missing"]) if row["missing"] else judge.rubric.parse(row["text"], listed)
+        found[row["prompt_id"]] = verdict, row["text"]
+    plain = sum(not row["log_probs"] for row in rows if not row["missing"])
+    if log_probs and plain:
+        loop.note(
+            f"{label}: {judge.name} gave no log-probs for {plain} of {len(rows)} questions; there the preference is "
+            "what it wrote, 0 or 1, and not weighted"
+        )
+    tokens = [sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens")]
+    by_id = {id: found[asked_as[text]] for id, text in written.items()}
+    return Asked(
+        {id: verdict for id, (verdict, _) in by_id.items()},
+        {id: text for id, (_, text) in by_id.items()},
+        priced(Cost(len(rows), *tokens), judge.reader.prices),
+    )
+
+
+def priced(cost: Cost, prices: Prices | None) -> Cost:
+    """The same with what it cost, where prices are known."""
+    if prices is None:
+        return cost
+    paid = (cost.input_tokens * prices.input + cost.output_tokens * prices.output) / 1e6
+    return replace(cost, cost=paid, currency=prices.currency)
+
+
+def as_event(cost: Cost) -> dict[str, Any]:
+    """The cost as an event's field."""
+    return {name: getattr(cost, name) for name in Cost.__dataclass_fields__}
