@@ -86,8 +86,8 @@ def test_flips_and_how_often_the_first_one_won() -> None:
     assert [match.flipped() for match in matches] == [True, False, None, None, None, None]
     found = order_figures(matches)
     assert (found["flip_rate"]["value"], found["flip_rate"]["n"]) == (0.5, 2)
-    # first won: 1 1, 0 1, tie 1, 0, 1: (2 + 1 + 1.5 + 0 + 1) / 8
-    assert (found["first_rate"]["value"], found["first_rate"]["n"]) == (5.5 / 8, 8)
+    # first won, by pair: 1 and 1, 0 and 1, tie and 1, 0, 1: (1 + 0.5 + 0.75 + 0 + 1) / 5
+    assert (found["first_rate"]["value"], found["first_rate"]["n"]) == (pytest.approx(0.65), 5)
     assert order_figures(matches[4:5]) == {"flip_rate": None, "first_rate": None}
 
 
@@ -327,7 +327,7 @@ def test_the_figures_are_those_of_the_win_rate_and_of_length_control(both: Resul
         assert figures["published_form"] is False and figures["missing"] == {}
         assert (figures["against"], figures["judge"]) == ("baseline-model", "pair-plain by judge")
         assert figures["cost"]["requests"] == 48 and figures["cost"]["cost"] is None
-        assert 0 <= figures["flip_rate"]["value"] <= 1 and figures["first_rate"]["n"] == 48
+        assert 0 <= figures["flip_rate"]["value"] <= 1 and figures["first_rate"]["n"] == 24
         assert len(figures["examples"]) == 8 and figures["examples"][0]["against_output"] == WORDS[0]
     # paired: the same instructions before and after
     assert first["paired"] is None and first["preference"]["length_controlled_paired"] is None
@@ -660,3 +660,21 @@ def test_alpaca_eval_is_known_and_its_difficulties_are_used(
     )
     assert event["preference"]["length_controlled"]["value"] * 100 == pytest.approx(controlled.win_rate)
     assert not math.isclose(controlled.win_rate, 100 * event["value"], abs_tol=0.01)
+
+
+def test_the_rounds_of_a_recipe_are_judged_too(
+    tiny_recipe: Callable[..., Recipe], tiny_data: Path, judge_model: Path
+) -> None:
+    write_suite(tiny_data / "judged")
+    choice = {"suite": "judged/pairs.yaml", "against": "base", "order": "both", "limit": 8}
+    judged = choice | {"judge": {"model": str(judge_model)}}
+    recipe = tiny_recipe("srlm", rounds=1, sft={"learning_rate": 3e-2}, evaluate=["suite.yaml", judged])
+    found = {event["policy"]: event for event in evaluations(run(recipe, quiet())) if event["suite"] == "tiny-pairs"}
+    assert [(name, event["round"], event["n"]) for name, event in found.items()] == [
+        ("M0", 0, 8), ("M1", 0, 8), ("M2", 1, 8)
+    ]  # fmt: skip
+    assert {event["preference"]["against"] for event in found.values()} == {"M0"}
+    # M0 against itself: equal outputs are ties, and no judge is asked
+    assert found["M0"]["value"] == 0.5 and found["M0"]["preference"]["cost"]["requests"] == 0
+    assert found["M1"]["value"] != 0.5 and found["M1"]["preference"]["cost"]["requests"] == 16
+    assert (found["M1"]["paired"]["against"], found["M2"]["paired"]["against"]) == ("M0", "M1")

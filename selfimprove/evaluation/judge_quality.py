@@ -18,7 +18,7 @@ from selfimprove.evaluation.matches import (
     require_enough,
     with_interval,
 )
-from selfimprove.evaluation.statistics import bootstrap_interval, wilson_interval
+from selfimprove.evaluation.statistics import share_interval, wilson_interval
 from selfimprove.evaluation.suites import JudgeSuite, Loaded
 from selfimprove.judging.asking import Judge, as_event, ask_judge
 
@@ -153,4 +153,4 @@ def _agree(one: float, other: float) -> float:
 
 
 def _mean(values: Sequence[float]) -> dict[str, float] | None:
-    return with_interval(bootstrap_interval(values), len(values)) if values else None
+    return with_interval(share_interval(values), len(values)) if values else None

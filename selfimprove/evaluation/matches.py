@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove.errors import RunFailed
-from selfimprove.evaluation.statistics import bootstrap_interval, wilson_interval
+from selfimprove.evaluation.statistics import share_interval, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def order_figures(matches: Sequence[Match]) -> dict[str, Any]:
     """How the order changed the verdicts: in how many the winner changed, and how often the first one won (ties half),
     each with its 95% interval; None where there is nothing to say it from."""
     flips = [flipped for match in matches if match.asked and (flipped := match.flipped()) is not None]
-    firsts = [p for match in matches if match.asked for p in match.first.values() if p is not None]
-    won = [1.0 if p > 0.5 else 0.5 if p == 0.5 else 0.0 for p in firsts]
+    by_match = [[p for p in match.first.values() if p is not None] for match in matches if match.asked]
+    won = [sum((p > 0.5) + (p == 0.5) / 2 for p in firsts) / len(firsts) for firsts in by_match if firsts]
     return {
         "flip_rate": with_interval(wilson_interval(sum(flips), len(flips)), len(flips)) if flips else None,
-        "first_rate": with_interval(bootstrap_interval(won), len(won)) if won else None,
+        "first_rate": with_interval(share_interval(won), len(won)) if won else None,
     }
 
 

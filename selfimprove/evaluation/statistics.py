@@ -53,6 +53,15 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return share, min(float(interval.low), share), max(float(interval.high), share)
 
 
+def share_interval(values: ArrayLike) -> tuple[float, float, float]:
+    """(mean, low, high) with 95% of values in [0, 1]: Wilson's where all are 0 or 1, since a bootstrap of equal values
+    claims certainty, else the bootstrap over the values."""
+    data = np.asarray(values, dtype=np.float64)
+    if data.size and np.isin(data, (0.0, 1.0)).all():
+        return wilson_interval(int(data.sum()), data.size)
+    return bootstrap_interval(data)
+
+
 def paired_difference(
     first: ArrayLike, second: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -19,7 +19,17 @@ from selfimprove.reporting.events import FILE_NAME, Event, read_events
 from selfimprove.reporting.examples import examples_of
 from selfimprove.reporting.judged_examples import JudgedExamples, judged_examples
 from selfimprove.reporting.plots import Plot, plots
-from selfimprove.reporting.summary import duration, evaluations_of, first_metric, of_kind, rounds_of, text
+from selfimprove.reporting.summary import (
+    dig,
+    duration,
+    evaluations_of,
+    first_metric,
+    fixed,
+    number,
+    of_kind,
+    rounds_of,
+    text,
+)
 from selfimprove.reporting.tables import Table, as_dict, as_list, short
 from selfimprove.reporting.text import visible
 
@@ -66,7 +76,7 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
     return environment.from_string(source).render(
         name=text(run.get("name")) or fallback_name,
         facts=_facts(run, events),
-        warnings=[text(item) for item in as_list(run.get("warnings"))],
+        warnings=[*(text(item) for item in as_list(run.get("warnings"))), *_judges_by_order(events)],
         policies=tables.policies_table(events),
         suite=next(iter(evaluations_of(events)), ""),
         metric=first_metric(events).name,
@@ -78,6 +88,21 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
         versions=as_dict(run.get("versions")),
         model_digest=text(run.get("model_digest")),
     )
+
+
+def _judges_by_order(events: Sequence[Event]) -> list[str]:
+    """Judges whose verdicts mostly followed the order of the outputs: a reader must see that before the win rates."""
+    found = {}
+    for event in [*of_kind(events, "evaluation"), *of_kind(events, "judge_evaluation")]:
+        figures = as_dict(event.get("preference")) or event
+        if (number(dig(figures, "flip_rate", "low")) or 0) > 0.5:
+            share = fixed(dig(figures, "flip_rate", "value"), 0, scale=100)
+            found[text(figures.get("judge"))] = share
+    return [
+        f"{judge}: the winner changed with the order of the two outputs in {share}% of the cases, so it goes by "
+        "the order more than by the outputs, and its win rates say little"
+        for judge, share in found.items()
+    ]
 
 
 def _parts(events: Sequence[Event]) -> list[Part]:

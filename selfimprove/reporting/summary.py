@@ -212,6 +212,9 @@ STAGES = {
     "dpo": "DPO",
     "reward_model": "reward model",
     "function": "judge function",
+    "ask_server": "judging",
+    "verify_math": "checking",
+    "verify_code": "running programs",
 }
 
 
