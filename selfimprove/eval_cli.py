@@ -77,13 +77,26 @@ def suite(
             raise InputError(
                 "--annotations belongs to `eval alpaca` and needs no --policy: the file holds the verdicts"
             )
+        unread: dict[str, Any] = {
+            "--against": against,
+            "--judge": judge,
+            "--rubric": rubric,
+            "--order": order,
+            "--data": data,
+        }
+        unread |= {"--limit": limit, "--output": output, "key=value": changes or None}
+        if useless := [name for name, value in unread.items() if value is not None]:
+            raise InputError(f"--annotations holds the verdicts already, so {', '.join(useless)} would change nothing")
         _win_rates(annotations, corrected, 0.1 if max_missing is None else max_missing, as_json)
         return
     if not policy:
         needed = "--policy, or --annotations FILE.csv," if suite == "alpaca" else "--policy"
         raise InputError(f"eval {suite}: {needed} is missing")
+    if corrected:
+        raise InputError("--corrected belongs to --annotations; write the verdicts of this evaluation there afterwards")
     change = _changes(changes or ())
-    given: dict[str, Any] = {"against": against, "judge": judge and judge_of(judge), "rubric": rubric, "order": order}
+    given: dict[str, Any] = {"against": against, "order": order, "rubric": rubric}
+    given["judge"] = judge_of(judge, rubric) if judge else None
     given |= {"data": str(data) if data else None, "max_missing": max_missing}
     change |= {key: value for key, value in given.items() if value is not None}
     policies = _policies(policy)
@@ -117,11 +130,11 @@ def judge_command(
     """Measure a judge on pairs of answers with a known better one, in both orders."""
     if judge is None:
         raise InputError("eval judge: --judge is missing: a judge's YAML file, a policy, or http://host:port/v1#model")
-    change: dict[str, Any] = {"judge": judge_of(judge)}
+    change: dict[str, Any] = {"judge": judge_of(judge, rubric)}
     suite = data
     if data.endswith((".json", ".jsonl", ".parquet")):
         suite, change = "llmbar", change | {"data": data, "name": Path(data).stem}
-    change |= {k: v for k, v in {"rubric": rubric, "max_missing": max_missing}.items() if v is not None}
+    change |= {} if max_missing is None else {"max_missing": max_missing}
     names = ["eval-judge", Path(data).stem, f"by-{judge}", *([f"with-{rubric}"] if rubric else [])]
     values = {
         "method": "evaluate_judge",
@@ -192,8 +205,25 @@ def _run(values: dict[str, Any], as_json: bool) -> None:
     out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 
 
-def judge_of(text: str) -> dict[str, Any]:
-    """`--judge` as a suite's `judge`: a YAML file with its keys, a server `http://host:port/v1#model`, or a policy."""
+def judge_of(text: str, rubric: str | None) -> dict[str, Any]:
+    """`--judge` as a suite's `judge`: a YAML file with its keys, a server `http://host:port/v1#model`, or a policy.
+    `--rubric` replaces the file's.
+
+    Checked here, before its text becomes part of a folder's name or a file: it may hold a key that belongs in neither.
+    """
+    from pydantic import ValidationError
+
+    from selfimprove.recipe import Reader, said_of
+
+    values = _judge_values(text) | ({"rubric": rubric} if rubric else {})
+    try:
+        Reader.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(f"--judge: {said_of(one, Reader)}" for one in error.errors())) from None
+    return values
+
+
+def _judge_values(text: str) -> dict[str, Any]:
     if text.endswith((".yaml", ".yml")):
         path = Path(text).expanduser()
         try:

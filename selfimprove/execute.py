@@ -10,13 +10,14 @@ from typing import Any
 
 from selfimprove.artefacts import DamagedArtefact, Store
 from selfimprove.errors import RunFailed, SelfImproveError
+from selfimprove.evaluation.runner import load_chosen
 from selfimprove.inference import Inference
 from selfimprove.loop import Loop
 from selfimprove.methods import find_method
 from selfimprove.methods.evaluate_judge import evaluate_judge, judges_to_measure
 from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import Recipe
+from selfimprove.recipe import Recipe, SuiteChoice
 from selfimprove.reporting.events import EventLog, read_events
 from selfimprove.reporting.report import write_report
 from selfimprove.reporting.terminal import Progress
@@ -51,6 +52,9 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     check_trackers(recipe.training.report_to)
     if recipe.training.accelerate:
         require_here(recipe, pick_device(recipe.device))
+    development = [SuiteChoice(suite=recipe.development)] if recipe.development else []
+    for choice in [*recipe.evaluate, *development]:
+        load_chosen(recipe, choice)  # what is wrong with a suite is said before anything is written
     progress = progress or Progress()
     folder = Path(recipe.output)
     place = Run(folder)

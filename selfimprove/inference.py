@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
@@ -27,6 +27,14 @@ from selfimprove.sampling import choose_backend
 from selfimprove.steps import StepRequest, run_step
 
 
+class Written(NamedTuple):
+    """What a policy answered to a question, and how many tokens it read and wrote."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+
+
 class Inference(Record):
     """Durable steps over any policies. `base_policy` is the run's own model, None where there is none."""
 
@@ -35,6 +43,7 @@ class Inference(Record):
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
         super().__init__(recipe, events, progress)
         self.store = store
+        self.judges_answer_as: dict[str, set[str]] = {}  # by the judge's digest: its server's names for its model
         self.device = pick_device(recipe.device)
         given = recipe.training.dtype
         self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
@@ -179,7 +188,7 @@ class Inference(Record):
 
     def ask(
         self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str
-    ) -> dict[str, str]:
+    ) -> dict[str, Written]:
         """Greedy answers of `policy`, by question id, without those to questions that do not fit its context."""
         rendered = self.rendered_for(policy, questions, new_tokens, label)
         if not rendered:
@@ -193,7 +202,8 @@ class Inference(Record):
             top_p=1.0,
             max_new_tokens=new_tokens,
         )
-        return {response.prompt_id: response.text for response in answers.all()}
+        read = {prompt.id: len(prompt.prompt_ids) for prompt in rendered}
+        return {one.prompt_id: Written(one.text, read[one.prompt_id], len(one.ids)) for one in answers.all()}
 
     def rendered_for(
         self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str

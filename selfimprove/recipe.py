@@ -227,6 +227,19 @@ class IterativeDpo(Strict):
     sft: bool = True
 
 
+def said_of(error: Any, model: type[BaseModel]) -> str:
+    """A validation error in words that do not show what was found: it may be a key in the wrong place."""
+    place = [str(part) for part in error["loc"]]
+    if error["type"] != "extra_forbidden":
+        return f"key `{'.'.join(place) or 'judge'}`: {error['msg'].removeprefix('Value error, ')}"
+    inner: Any = model
+    for part in place[:-1]:
+        inner = _model_of(inner.model_fields[part].annotation) or inner
+    close = difflib.get_close_matches(place[-1], inner.model_fields, n=1, cutoff=0.5)
+    hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(inner.model_fields)}"
+    return f"unknown key `{'.'.join(place)}`; {hint}"
+
+
 class SuiteChoice(Strict):
     """A suite to evaluate with: a shipped name or a YAML file, and what replaces keys of that file. Bare text is the
     name alone; any other key beside `suite` is a key of the suite (see docs/evaluation.md)."""
@@ -242,6 +255,16 @@ class SuiteChoice(Strict):
         if isinstance(value, dict) and not isinstance(value.get("change"), dict):
             return {"suite": value.get("suite"), "change": {k: v for k, v in value.items() if k != "suite"}}
         return value
+
+    @model_validator(mode="after")
+    def _judge_is_one(self) -> Self:
+        """Now, since a recipe is written to disk and a key must not be."""
+        if isinstance(judge := self.change.get("judge"), dict):
+            try:
+                Reader.model_validate(judge)
+            except ValidationError as error:
+                raise ValueError("; ".join(f"judge: {said_of(one, Reader)}" for one in error.errors())) from None
+        return self
 
     @model_serializer
     def _as_written(self) -> str | dict[str, Any]:

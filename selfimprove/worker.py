@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,12 +185,21 @@ def _ask_server(folder: Path, task: dict[str, Any], shard: int, advance: Advance
     journal.unlink(missing_ok=True)
 
 
+def _usable_cores() -> int:
+    """Cores this process may use: a container may have fewer than the machine, and programs timed out for it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
 def _verify_math(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.judging.math_answers import math_verdicts
 
     rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
     asked = [(row["text"], row["answer"]) for row in rows]
-    verdicts = math_verdicts(asked, workers=os.cpu_count() or 1, advance=advance)
+    verdicts = math_verdicts(asked, workers=_usable_cores(), advance=advance)
     _write_verdicts(folder, shard, rows, [(value, None if value is None else why, why) for value, why in verdicts])
 
 
@@ -198,7 +208,7 @@ def _verify_code(folder: Path, task: dict[str, Any], shard: int, advance: Advanc
 
     rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
     jobs = [(row["program"], row["tests"]) for row in rows]
-    ran = run_programs(jobs, Limits(seconds=task["options"]["seconds"]), os.cpu_count() or 1, advance)
+    ran = run_programs(jobs, Limits(seconds=task["options"]["seconds"]), _usable_cores(), advance)
     passed = [one.outcome == "passed" for one in ran]
     reasons = [None if good else f"program {one.outcome}" for one, good in zip(ran, passed, strict=True)]
     _write_verdicts(folder, shard, rows, [(float(good), why, None) for good, why in zip(passed, reasons, strict=True)])

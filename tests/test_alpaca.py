@@ -284,6 +284,8 @@ def test_eval_says_which_option_is_missing(capsys: pytest.CaptureFixture[str], m
         (["alpaca"], "--policy, or --annotations FILE.csv, is missing"),
         (["words"], "--policy is missing"),
         (["words", "--annotations", "x.csv"], "belongs to `eval alpaca`"),
+        (["alpaca", "--annotations", "x.csv", "--limit", "5", "--order", "both"], "so --order, --limit would change"),
+        (["alpaca", "--policy", "x", "--corrected"], "--corrected belongs to --annotations"),
     ):
         monkeypatch.setattr("sys.argv", ["selfimprove", "eval", *arguments])
         with pytest.raises(SystemExit) as ended:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,11 @@ from selfimprove import cli
 from selfimprove.artefacts import write_json, write_rows
 from selfimprove.chat import Message
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judging.asking import Judge, _require_same_model
 from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.pairwise import label_preference
+from selfimprove.judging.rubric import load_rubric
+from selfimprove.recipe import Reader, ServerOptions
 from selfimprove.sampling.journal import Journal
 from selfimprove.sampling.server import Server
 
@@ -894,10 +898,46 @@ def test_instructions_that_are_there_twice(duel: Callable[..., Done], loopback: 
 def test_what_is_wrong_is_said_before_anything_is_asked(
     duel: Callable[..., Done], loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    duel(sever={}).failed_with(2, "judge.sever", "did you mean `server`")
-    duel(server={"bas_url": "x"}).failed_with(2, "judge.server.bas_url", "did you mean `base_url`")
+    duel(sever={}).failed_with(2, "--judge: unknown key `sever`", "did you mean `server`")
+    duel(server={"bas_url": "x"}).failed_with(2, "unknown key `server.bas_url`", "did you mean `base_url`")
     duel(server={"api_key_env": "sk-ant-x"}).failed_with(2, "NAME of an environment variable")
     monkeypatch.delenv("MY_KEY")
     duel().failed_with(2, "judge.server.api_key_env", "MY_KEY is not set", "export it")
     assert loopback.asked == [] and loopback.looked == 0
     assert not list(tmp_path.glob("run/steps/*"))
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        "server: {base_url: 'http://127.0.0.1:1/v1', model: m, api_key_env: sk-secret-1}",
+        "server: {base_url: 'http://127.0.0.1:1/v1', model: m, api_key: sk-secret-1}",
+        "http://user:sk-secret-1@127.0.0.1:1/v1#m",
+        "http://127.0.0.1:1/v1?key=sk-secret-1#m",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_in_no_file_folder_or_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path, judge: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not judge.startswith("http"):
+        (tmp_path / "judge.yaml").write_text(judge)
+    arguments = ["eval", "mt-bench", "--policy", str(tiny_model), "--judge", "judge.yaml"]
+    monkeypatch.setattr(
+        "sys.argv", ["selfimprove", *arguments[:-1], judge if judge.startswith("http") else "judge.yaml"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "sk-secret-1" not in said.err + said.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_server_that_answers_as_another_model_for_the_next_policy_ends_the_evaluation() -> None:
+    rubric = load_rubric("pair-plain", [])
+    judge = Judge(rubric, Reader(server=ServerOptions(base_url="http://127.0.0.1:1/v1", model="m")), None)
+    loop = SimpleNamespace(judges_answer_as={})
+    _require_same_model(loop, judge, {"m-1"})
+    _require_same_model(loop, judge, {"m-1"})
+    with pytest.raises(RunFailed, match=r"several models, m-1, m-2.*raise the judge's `version`"):
+        _require_same_model(loop, judge, {"m-2"})

@@ -527,6 +527,32 @@ def test_eval_for_people_shows_the_interval(here: Path, command: Callable[..., D
     command("eval", "no-suite", "--policy", tiny_model).refused("no suite 'no-suite'")
 
 
+def test_a_refused_evaluation_leaves_earlier_results_alone(
+    here: Path, command: Callable[..., Done], tiny_model: Path
+) -> None:
+    arguments = ("eval", "suite.yaml", "--policy", tiny_model, "--output", "measured", *PLAIN)
+    assert command(*arguments).code == 0
+    before = (here / "measured" / "metrics.jsonl").read_bytes()
+    command(*arguments, "max_new_token=5").refused("unknown key `max_new_token`", "did you mean `max_new_tokens`?")
+    assert (here / "measured" / "metrics.jsonl").read_bytes() == before
+    command("eval", "suite.yaml", "--policy", tiny_model, "--output", "other", "max_new_token=5").refused("unknown key")
+    assert not (here / "other").exists()
+
+
+def test_what_changed_in_a_suites_data_is_measured_again(
+    here: Path, command: Callable[..., Done], tiny_model: Path
+) -> None:
+    (here / "mc.yaml").write_text("name: mc\nkind: multiple_choice\ndata: mc.jsonl\n")
+    found = []
+    for right in ("a", "zzzzzzzz"):  # the likelier one per token is the same in both
+        choices = [right, {"a": "zzzzzzzz", "zzzzzzzz": "a"}[right]]
+        (here / "mc.jsonl").write_text(json.dumps({"prompt": "Pick", "choices": choices, "answer": "A"}) + "\n")
+        done = command("eval", "mc.yaml", "--policy", tiny_model, "--output", "measured", "--json", *PLAIN)
+        assert done.code == 0, done.err
+        found.append(json.loads(done.out)[0]["value"])
+    assert sorted(found) == [0.0, 1.0] and "the evaluation suites changed" in done.err
+
+
 # ---- ls, cp, doctor, and the library
 
 

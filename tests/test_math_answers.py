@@ -182,3 +182,16 @@ def test_a_process_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RunFailed, match="did not start"):
         math_verdict("1", "1")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "#### Step 1: Add\n2 + 2 is 4.\nSo the answer is \\boxed{4}",
+        "#### Step 2: 10 apples\nThus \\boxed{4}.",
+        "#### Final Answer\n\\boxed{4}",
+        "#### Step 1\nadd\n#### 4",
+    ],
+)
+def test_a_heading_is_no_answer(response: str) -> None:
+    assert math_verdict(response, "4") == (1.0, None)

@@ -648,7 +648,7 @@ def test_alpaca_eval_is_known_and_its_difficulties_are_used(
     result = run(evaluation(folder, tiny_model, judge_model, order="both"), quiet())
     (event,) = evaluations(result)
     found = exported(result, "tiny")
-    assert event["preference"]["against"] == "gpt4_1106_preview" and event["preference"]["published_form"] is True
+    assert event["preference"]["against"] == "gpt4_1106_preview" and not event["preference"]["published_form"]
     gamed, difficulty = shipped_gamed()
     places = [[row["instruction"] for row in rows].index(row["instruction"]) for row in short]
     assert [row["index"] for row in found] == places

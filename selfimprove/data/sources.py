@@ -293,6 +293,7 @@ class Row:
         labels, texts = [label for label, _ in options], [text for _, text in options]
         # "3" is the choice of that label, be "3" the text of another one; of a bare list the labels are ours
         names = labels if answer in labels and (labelled or answer not in texts) else texts
+        output = self.values.get(self.column("response") or "")
         return Prompt(
             name,
             messages,
@@ -302,7 +303,7 @@ class Row:
             names.index(answer) if answer in names else None,
             self.texts("turns")[1:],
             self.texts("references"),
-            self.values[column] if isinstance(self.values.get(column := self.column("response") or ""), str) else None,
+            self.text(output, "response") if isinstance(output, str) else None,
             self.values,
         )
 

@@ -122,7 +122,7 @@ def _with_choices(item: Prompt) -> Prompt:
 
 def named_choice(text: str, choices: int) -> int | None:
     """The place of the choice that an answer names first ("answer 2" or "2"), from 0; None where it names none."""
-    for pattern in (r"answer\s*(\d+)", r"^\s*\(?(\d+)\b"):
+    for pattern in (r"(?:answer|option|choice)(?:\s+is)?\s*:?\s*\(?(\d+)", r"^\s*\(?(\d+)\b"):
         if found := re.search(pattern, text, flags=re.IGNORECASE):
             number = int(found[1][:9]) - 1  # Python reads no number of thousands of digits
             return number if 0 <= number < choices else None
@@ -172,7 +172,5 @@ def _code(loop: Inference, suite: Code, items: Sequence[Prompt], policy: Policy)
     values: list[float | None] = []
     for item in items:
         own = [verdicts[f"{item.id}|{response.index}"][0] for response in drawn.get(item.id, ())]
-        known = [value for value in own if value is not None]
-        enough = pass_at_k(len(known), sum(value == 1.0 for value in known), suite.k) if len(known) >= suite.k else None
-        values.append(enough if own else 0.0)
+        values.append(pass_at_k(len(own), sum(value == 1.0 for value in own), suite.k) if own else 0.0)
     return _checked(suite, policy, values, verdicts, failures)

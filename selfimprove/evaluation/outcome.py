@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference, wilson_interval
+from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference, share_interval
 from selfimprove.policy import Policy
 
 
@@ -27,11 +27,11 @@ class Outcome:
         return sum(known) / len(known)
 
     def interval(self) -> tuple[float, float, float]:
-        """(mean, low, high) with 95%: Wilson's for right and wrong, else the bootstrap over items."""
+        """(mean, low, high) with 95%: Wilson's for right and wrong, else (as a judge's verdicts) the bootstrap over
+        items."""
         known = [float(value) for value in self.values if value is not None]
-        if set(known) <= {0.0, 1.0} and "rating" not in self.figures:  # a rating of 1 is no share of anything
-            return wilson_interval(int(sum(known)), len(known))
-        return bootstrap_interval(known)
+        judged = "rating" in self.figures or "preference" in self.figures
+        return bootstrap_interval(known) if judged else share_interval(known)
 
 
 def paired_change(before: Outcome, after: Outcome) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from selfimprove.evaluation.dialogues import Answers, Opponent, answer_items
 from selfimprove.evaluation.length_control import LengthControlled, length_controlled_win_rate
 from selfimprove.evaluation.matches import Match, by_item, missing_reasons, order_figures, require_enough
 from selfimprove.evaluation.outcome import Outcome
-from selfimprove.evaluation.suites import Loaded, PreferenceSuite, graded
+from selfimprove.evaluation.suites import Loaded, PreferenceSuite
 from selfimprove.evaluation.win_rate import WinRate, win_rate
 from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
 from selfimprove.judging.pairwise import is_switched
@@ -38,6 +38,7 @@ _EXAMPLES = 8
 _LEAST_FOR_LENGTH_CONTROL = 20
 _RESAMPLES = 200
 _OFFICIAL_BASELINE = "gpt4_1106_preview"
+_OFFICIAL_JUDGE = "gpt-4-1106-preview"
 
 
 def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, opponent: Opponent) -> Outcome:
@@ -70,7 +71,7 @@ def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, oppon
         **_rates(rate),
         "missing": missing,
         "length_controlled": _shares(controlled),
-        "published_form": opponent.name == _OFFICIAL_BASELINE and all(known_index(item) is not None for item in items),
+        "published_form": _is_published_form(suite, items, judge, opponent),
         "mean_length": float(np.mean(lengths[0])),
         "against_mean_length": float(np.mean(lengths[1])),
         "truncated": ours.truncated,
@@ -84,7 +85,7 @@ def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, oppon
         policy,
         values,
         failures,
-        {"preference": figures, "groups": graded(items, values)},
+        {"preference": figures},
         controlled.resampled if controlled else (),
     )
 
@@ -167,7 +168,9 @@ def _matches(
     for item in items:
         for turn in range(1 + len(item.later_turns)):
             if (item.id, turn) in given:
-                found.append(Match(item.id, turn, {True: given[item.id, turn]}, "the opponent has no output", False))
+                value = given[item.id, turn]
+                why = "the opponent has no output" if value is None else None
+                found.append(Match(item.id, turn, {True: value}, why, False))
                 continue
             verdicts = {switched: asked.verdicts[_id(item, turn, switched)] for switched in orders[item.id]}
             reason = next((why for _, why in verdicts.values() if why), None)
@@ -213,6 +216,18 @@ def _length_controlled(
         [0.0 if place is None else float(difficulty[place]) for place in places],
         gamed,
         resamples=_RESAMPLES,
+    )
+
+
+def _is_published_form(suite: PreferenceSuite, items: Sequence[Prompt], judge: Judge, opponent: Opponent) -> bool:
+    """Whether this is the leaderboard's own measurement: its instructions, opponent, judge and order."""
+    return (
+        opponent.name == _OFFICIAL_BASELINE
+        and suite.order == "random"
+        and judge.rubric.name == "alpaca-eval"
+        and judge.reader.server is not None
+        and judge.reader.server.model == _OFFICIAL_JUDGE
+        and sorted(index for item in items if (index := known_index(item)) is not None) == list(range(805))
     )
 
 

@@ -15,7 +15,7 @@ from selfimprove.evaluation.matches import require_enough, with_interval
 from selfimprove.evaluation.outcome import Outcome
 from selfimprove.evaluation.preference import references, variant_of
 from selfimprove.evaluation.statistics import bootstrap_interval
-from selfimprove.evaluation.suites import Loaded, RatingSuite, graded
+from selfimprove.evaluation.suites import Loaded, RatingSuite
 from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
 from selfimprove.judging.functions import Verdict
 from selfimprove.policy import Policy
@@ -67,7 +67,7 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
         policy,
         values,
         {"prompt too long": too_long} if too_long else {},
-        {"rating": figures, "groups": graded(items, values)},
+        {"rating": figures},
     )
 
 

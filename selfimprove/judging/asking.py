@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfimprove.artefacts import digest_of
 from selfimprove.chat import Message, render_example
 from selfimprove.data.rows import Response, Responses
-from selfimprove.errors import InputError
+from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
@@ -53,16 +52,6 @@ class Cost:
     cost: float | None = None
     currency: str | None = None
 
-    def plus(self, other: Cost) -> Cost:
-        both = None if self.cost is None and other.cost is None else (self.cost or 0.0) + (other.cost or 0.0)
-        return Cost(
-            self.requests + other.requests,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            both,
-            self.currency or other.currency,
-        )
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -71,10 +60,6 @@ class Asked:
     verdicts: Mapping[str, Verdict]
     texts: Mapping[str, str]
     cost: Cost
-
-    def missing(self) -> dict[str, int]:
-        """How many are missing, by reason."""
-        return dict(Counter(why for _, why in self.verdicts.values() if why))
 
 
 def find_judge(loop: Inference, reader: Reader | None, rubric: str, policy: Policy | None = None) -> Judge:
@@ -108,12 +93,10 @@ def ask_judge(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Me
         return _by_server(loop, judge, questions, label)
     if judge.rubric.options.parser == "labels":
         return _by_labels(loop, judge, judge.policy, questions, label)
-    texts = loop.ask(judge.policy, questions, judge.rubric.max_new_tokens, label)
-    verdicts = {id: judge.rubric.parse(texts[id]) if id in texts else (None, _TOO_LONG) for id in questions}
-    tokenizer = load_tokenizer(judge.policy)
-    answered = [texts[id] for id in questions if id in texts]
-    made = sum(map(len, tokenizer(answered, add_special_tokens=False)["input_ids"])) if answered else 0
-    return Asked(verdicts, texts, Cost(requests=len(answered), output_tokens=made))
+    written = loop.ask(judge.policy, questions, judge.rubric.max_new_tokens, label)
+    verdicts = {id: judge.rubric.parse(written[id].text) if id in written else (None, _TOO_LONG) for id in questions}
+    tokens = [sum(counts) for counts in zip(*((w.prompt_tokens, w.tokens) for w in written.values()), strict=True)]
+    return Asked(verdicts, {id: one.text for id, one in written.items()}, Cost(len(written), *tokens))
 
 
 _TOO_LONG = "longer than the judge's context"
@@ -154,9 +137,10 @@ def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[M
         asked_as.setdefault(text, id)
     distinct = {id: questions[id] for id in asked_as.values()}
     rows = loop.ask_server(judge.reader, distinct, judge.rubric.max_new_tokens, log_probs, label)
+    _require_same_model(loop, judge, {row["model"] for row in rows if row["model"]})
     found: dict[str, tuple[Verdict, str]] = {}
     for row in rows:
-        listed = json.loads(row["log_probs"]) if row["log_probs"] else None
+        listed = json.loads(row["log_probs"]) if log_probs and row["log_probs"] else None
         verdict = (None, row["missing"]) if row["missing"] else judge.rubric.parse(row["text"], listed)
         found[row["prompt_id"]] = verdict, row["text"]
     plain = sum(not row["log_probs"] for row in rows if not row["missing"])
@@ -172,6 +156,17 @@ def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[M
         {id: text for id, (_, text) in by_id.items()},
         priced(Cost(len(rows), *tokens), judge.reader.prices),
     )
+
+
+def _require_same_model(loop: Inference, judge: Judge, names: set[str]) -> None:
+    """RunFailed where the server answered as one model for one policy and as another for the next."""
+    known = loop.judges_answer_as.setdefault(judge.digest, set())
+    known |= names
+    if len(known) > 1:
+        raise RunFailed(
+            f"judge.server: this evaluation's answers are of several models, {', '.join(sorted(known))}, and cannot be "
+            "compared; raise the judge's `version` to have all of them judged by the one that is served now"
+        )
 
 
 def priced(cost: Cost, prices: Prices | None) -> Cost:

@@ -47,8 +47,8 @@ def math_verdict(response: str, answer: str, seconds: float = 10.0) -> Verdict:
     Missing is what the checker failed at: it ran out of `seconds` or memory, raised, or cannot read the reference.
 
     Args:
-        response: its answer is what follows the last "####", else the last \\boxed{}, else the last expression, one
-            after "answer" first.
+        response: its answer is the last \\boxed{}, else what follows the last "####" (a heading is none), else the
+            last expression, one after "answer" first.
         answer: GSM8K's solution with its "#### 18", or LaTeX or a number by itself.
 
     Raises:
@@ -86,12 +86,13 @@ def math_verdicts(
 
 def stated_answer(response: str) -> str:
     """The part of a response that holds its answer, in the form math-verify looks for."""
-    _, marked, after = response.rpartition("####")
-    if marked:
-        return _as_answer(after.strip().split("\n")[0])
     boxed = last_boxed(response)
     if boxed is not None:
         return _as_answer(boxed)
+    _, marked, after = response.rpartition("####")
+    line = after.strip().split("\n")[0]
+    if marked and not _WORD.search(_TEXT.sub("", line)):  # with words it is a heading
+        return _as_answer(line)
     # Formulas without dollars are read where nothing else stands on the line, or after "answer".
     *before, line = response.strip().split("\n")
     after = _AFTER_ANSWER.split(line)[-1].strip().rstrip(".")

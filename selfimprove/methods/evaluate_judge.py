@@ -11,6 +11,7 @@ from selfimprove.evaluation.judge_quality import measure_judge
 from selfimprove.evaluation.runner import load_chosen
 from selfimprove.evaluation.suites import JudgeSuite, Loaded
 from selfimprove.judging.asking import Judge, find_judge
+from selfimprove.worker import STEPS
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
@@ -25,7 +26,11 @@ def judges_to_measure(loop: Inference) -> list[tuple[Loaded, Judge]]:
             raise InputError(f"evaluate: suite {loaded.suite.name!r} measures policies; one of kind `judge` is needed")
         found.append((loaded, find_judge(loop, loaded.suite.judge, loaded.suite.rubric)))
     pairs = [[loaded.suite.name, asdict(pair)] for loaded, _ in found for pair in loaded.pairs]
-    inputs = {"the judge": digest_of([judge.digest for _, judge in found]), "the labelled pairs": digest_of(pairs)}
+    inputs = {
+        "the judge": digest_of([judge.digest for _, judge in found]),
+        "the labelled pairs": digest_of(pairs),
+        "the program's steps": digest_of({name: kind.version for name, kind in STEPS.items()}),
+    }
     for changed in loop.events.adopt_inputs(inputs):
         loop.progress.note(f"{changed} changed since this was last measured; what depends on it is made again")
     return found
