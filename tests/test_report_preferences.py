@@ -24,7 +24,7 @@ from selfimprove.reporting.text import visible
 JUDGE = "alpaca-eval by gpt-4-1106-preview"
 Logged = tuple[str, str, dict[str, Any]]
 COST = {
-    "requests": 100, "answered_before": 4, "input_tokens": 51234, "output_tokens": 100, "cost": 0.53, "currency": "USD",
+    "requests": 100, "input_tokens": 51234, "output_tokens": 100, "cost": 0.53, "currency": "USD",
 }  # fmt: skip
 
 
@@ -196,14 +196,14 @@ def test_report_shows_preferences_ratings_and_judges(page: str) -> None:
         "alpaca M3 M0 63.0 [58.0, 68.0] 49.0 [42.0, 56.0] 3.10 52.0 20 10 18 48 3 (no verdict: 2, refused: 1) "
         f"+13.0 [+5.0, +20.0] +1.0 [+5.0, +20.0] M1 {JUDGE}",
         f"alpaca M3 {JUDGE} alpaca-eval both as published 20.0 [15.0, 25.0] (of 48) 61.0 [56.0, 66.0] 2110 1200 3 0 "
-        "100 4 51,234 100 0.53 USD",
+        "100 51,234 100 0.53 USD",
         "Judged outputs of M3 against M0 on alpaca (3)",
         "preference for M3 0.83",
         "preference for M3 0.50 (tie)",
         "missing: no verdict",
         "How is it rated?",
         "mt-bench M1 1 to 10 5.50 [5.10, 5.90] 6.00 [5.60, 6.40] 5.00 [4.50, 5.50] +0.25 [-0.10, +0.60] M0 160 "
-        "4 (no rating: 4) 931 1 gpt-4-0613 mt-bench 100 4 51,234 100",
+        "4 (no rating: 4) 931 1 gpt-4-0613 mt-bench 100 51,234 100",
         "rating 7 (1 to 10)",
         "Can the judge be trusted?",
         f"{JUDGE} alpaca-eval llmbar both 200 71.0 [66.0, 76.0] 69.0 62.0 [57.0, 67.0] 69.0 [64.0, 74.0] "

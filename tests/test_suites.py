@@ -25,9 +25,9 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.answers import answer_outcome, named_choice
 from selfimprove.evaluation.outcome import Outcome
 from selfimprove.evaluation.rating import rate
-from selfimprove.evaluation.suites import Loaded, MultipleChoice, _parsed, load_suite
+from selfimprove.evaluation.suites import Loaded, MultipleChoice, _parsed, graded, load_suite
 from selfimprove.execute import run
-from selfimprove.inference import Inference
+from selfimprove.inference import Inference, Written
 from selfimprove.judging.asking import Judge
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.judging.sandbox import sandbox_problem
@@ -40,7 +40,7 @@ from selfimprove.shipped import shipped_suites
 needs_sandbox = pytest.mark.skipif(sandbox_problem() is not None, reason=str(sandbox_problem()))
 HUB = [
     "alpaca", "arc-challenge", "arc-easy", "gsm8k", "human-votes", "humaneval", "math-500", "mbpp", "openbookqa",
-    "social-iqa",
+    "self-correction-math", "social-iqa",
 ]  # fmt: skip
 
 
@@ -171,7 +171,10 @@ def test_items_that_a_suite_cannot_grade_are_refused(tmp_path: Path) -> None:
         ("2", 1),
         (" (2) two", 1),
         ("3. three", 2),
-        ("answer: 2", None),  # neither form
+        ("Answer: 2", 1),
+        ("The answer is 2.", 1),
+        ("I take option (3).", 2),
+        ("It is two", None),
         ("answer0", None),
         ("answer4", None),
         ("answer 12", None),
@@ -236,9 +239,9 @@ class Answering(Inference):
 
     def ask(
         self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str
-    ) -> dict[str, str]:
+    ) -> dict[str, Written]:
         self.shown = dict(questions)
-        return {id: text for id in questions if (text := self.verdicts(id)) is not None}
+        return {id: Written(text, 30, 2) for id in questions if (text := self.verdicts(id)) is not None}
 
 
 @pytest.fixture
@@ -488,8 +491,8 @@ def test_mt_benchs_second_turn_goes_on_token_for_token(tmp_path: Path, talking_m
     assert outcome.values == [5.5] * 80 and outcome.interval() == (5.5, 5.5, 5.5)
     figures = outcome.figures["rating"]
     assert {turn: one["value"] for turn, one in figures["turns"].items()} == {"1": 7.0, "2": 4.0}
-    assert len(outcome.figures["groups"]) == 8
-    assert all(one == {"value": 5.5, "n": 10} for one in outcome.figures["groups"].values())
+    groups = graded(list(items.values()), outcome.values)
+    assert len(groups) == 8 and all(one == {"value": 5.5, "n": 10} for one in groups.values())
     assert (figures["low"], figures["high"], figures["missing"], outcome.failures) == (1, 10, {}, {})
     assert figures["truncated"] == sum(finish == "length" for turn in turns.values() for _, _, finish in turn.values())
 
@@ -515,7 +518,7 @@ def test_ratings_are_averaged_over_turns_items_and_categories(tmp_path: Path, ta
 
     outcome, _ = rated(tmp_path, policy, verdict)
     assert outcome.values[:4] == [10.0, 2.0, 3.0, 7.0]  # one turn is left of the first three; (4 + 10) / 2
-    groups = outcome.figures["groups"]
+    groups = graded(items, outcome.values)
     # k = 1 ... 10 beside 10: the mean is (5.5 + 10) / 2 = 7.75
     assert groups["math"] == {"value": 7.75, "n": 10}
     assert groups["writing"]["value"] == pytest.approx((10 + 2 + 3 + sum((k + 10) / 2 for k in range(4, 11))) / 10)

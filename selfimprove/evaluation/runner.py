@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,16 @@ from selfimprove.errors import InputError
 from selfimprove.evaluation.answers import answer_outcome
 from selfimprove.evaluation.dialogues import Opponent, find_opponent
 from selfimprove.evaluation.outcome import Outcome, paired_change
-from selfimprove.evaluation.preference import compare, length_controlled_change
+from selfimprove.evaluation.preference import compare, length_controlled_change, variant_of
 from selfimprove.evaluation.rating import rate
+from selfimprove.evaluation.self_correction import correct
 from selfimprove.evaluation.suites import (
     Code,
     JudgeSuite,
     Loaded,
-    Math,
     PreferenceSuite,
     RatingSuite,
+    SelfCorrection,
     Suite,
     graded,
     load_suite,
@@ -68,13 +70,17 @@ class Evaluator:
                         f"{suite.name}: the rubric {judge.rubric.name} judges {judge.rubric.options.of}, and a "
                         f"{suite.kind} suite needs one of {wanted}"
                     )
+                for item in loaded.items:
+                    for turn in range(1 + len(item.later_turns)):
+                        variant_of(judge.rubric, item, turn)  # a prompt for every turn
             if isinstance(suite, PreferenceSuite):
                 self.opponents[suite.name] = find_opponent(loop, loaded)
-            if isinstance(suite, Math) and find_spec("math_verify") is None:
+            checker = suite.checker if isinstance(suite, SelfCorrection) else suite.kind
+            if checker == "math" and find_spec("math_verify") is None:
                 raise InputError(
                     f"{suite.name}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'"
                 )
-            if isinstance(suite, Code):
+            if checker == "code":
                 from selfimprove.judging.sandbox import sandbox_problem
 
                 if problem := sandbox_problem():
@@ -93,7 +99,7 @@ class Evaluator:
             [
                 [
                     loaded.suite.model_dump(mode="json", exclude={"description", "judge"}),
-                    [[item.id, _said(item), item.answer, item.references] for item in loaded.items],
+                    [asdict(item) for item in loaded.items],
                     self.judges[name].digest if name in self.judges else None,
                     self.opponents[name].digest if name in self.opponents else None,
                 ]
@@ -142,6 +148,8 @@ class Evaluator:
             return compare(self.loop, loaded, policy, self.judges[suite.name], self.opponents[suite.name])
         if isinstance(suite, RatingSuite):
             return rate(self.loop, loaded, policy, self.judges[suite.name])
+        if isinstance(suite, SelfCorrection):
+            return correct(self.loop, loaded, policy)
         return answer_outcome(self.loop, loaded, policy)
 
     def best(self) -> Policy | None:

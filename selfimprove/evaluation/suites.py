@@ -94,6 +94,31 @@ class Code(_Checked):
         return self
 
 
+class SelfCorrection(_Checked):
+    """The first turn asks; each later one shows the policy its own attempts and an `instruction` that does not say
+    whether they were right. `checker`: what is right, as in the suites of that kind. `samples`: besides the turns, then
+    greedy, so many first attempts with one correction each at `temperature` vote against twice as many first ones."""
+
+    kind: Literal["self_correction"]
+    instruction: Annotated[str, Field(min_length=1)]
+    turns: Annotated[int, Field(ge=2)] = 2
+    checker: Literal["exact_match", "math", "code"] = "exact_match"
+    normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
+    tests: Literal["humaneval", "mbpp"] | None = None
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    samples: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if (self.checker == "code") != (self.tests is not None):
+            raise ValueError("checker code needs `tests` (humaneval or mbpp), and no other checker takes it")
+        if self.samples and self.checker == "code":
+            raise ValueError("`samples` vote for the most frequent answer, and programs are seldom equal: leave it out")
+        if self.samples and not (self.temperature or self.temperatures):
+            raise ValueError(f"{self.samples} samples an item are all the same at temperature 0; set `temperature`")
+        return self
+
+
 class _Judged(_Generated):
     """A judge reads the answers. A larger share of missing verdicts than `max_missing` ends the evaluation."""
 
@@ -131,7 +156,7 @@ class JudgeSuite(_Suite):
     max_missing: Share = 0.1
 
 
-Suite = ExactMatch | MultipleChoice | Math | Code | PreferenceSuite | RatingSuite | JudgeSuite
+Suite = ExactMatch | MultipleChoice | Math | Code | SelfCorrection | PreferenceSuite | RatingSuite | JudgeSuite
 _KINDS: dict[str, type[_Suite]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(Suite)}
 _ADAPTER: TypeAdapter[Suite] = TypeAdapter(Annotated[Suite, Field(discriminator="kind")])
 
@@ -193,6 +218,10 @@ def _parsed(path: Path, change: dict[str, Any]) -> Suite:
             | {"path": change["data"]}
         }
     values |= change
+    if (kind := values.get("kind")) not in _KINDS:
+        close = difflib.get_close_matches(str(kind), _KINDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"{path}: not a suite: key `kind` must be one of {', '.join(_KINDS)}; found {kind!r}{hint}")
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
@@ -214,13 +243,14 @@ def _explained(path: Path, error: Any, values: dict[str, Any], change: dict[str,
         hint = f"did you mean `{close[0]}`?" if close else f"known {of}: {', '.join(known)}"
         return f"{where}: unknown key `{key}`; {hint}"
     found = error.get("input")
-    shown = "" if isinstance(found, dict) else f"; found {found!r}"
+    shown = "" if isinstance(found, dict) or place[:1] == ["judge"] else f"; found {found!r}"  # a key may be there
     return f"{where}: not a suite: key `{key}`: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
+    tests = getattr(suite, "tests", None)
     for item in items:
-        if item.answer is None and isinstance(suite, ExactMatch | MultipleChoice | Math):
+        if item.answer is None and tests is None and not isinstance(suite, _Judged):
             raise InputError(f"{path}: item {item.id!r} has no answer")
         if isinstance(suite, MultipleChoice) and item.right_choice is None:
             raise InputError(f"{path}: item {item.id!r}: its answer {item.answer!r} is none of its choices")
@@ -230,13 +260,13 @@ def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
             raise InputError(
                 f"{path}: item {item.id!r} has {1 + len(item.later_turns)} turns; judges' prompts show two at most"
             )
-        if isinstance(suite, Code):
+        if tests is not None:
             try:
-                QUESTIONS[suite.tests](item.row)
-                program_of(suite.tests, item.row, "")
+                QUESTIONS[tests](item.row)
+                program_of(tests, item.row, "")
             except (KeyError, TypeError, ValueError) as error:
                 why = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
-                raise InputError(f"{path}: item {item.id!r} is no task of {suite.tests}: {why}") from error
+                raise InputError(f"{path}: item {item.id!r} is no task of {tests}: {why}") from error
 
 
 def normalized(text: str, steps: Sequence[str]) -> str:

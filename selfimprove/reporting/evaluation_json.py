@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from selfimprove.reporting.correction_tables import KEY as CORRECTION
+from selfimprove.reporting.correction_tables import is_correction
 from selfimprove.reporting.events import Event, plain
 from selfimprove.reporting.summary import dig, evaluations_of, judge_evaluations_of, metric_of, number, total
 from selfimprove.reporting.tables import as_dict
@@ -26,6 +28,8 @@ def as_json(events: Sequence[Event]) -> list[dict[str, Any]]:
             one |= {"policy": policy, "paired": event.get("paired"), "paired_previous": event.get("paired_previous")}
             if kind in ("preference", "rating"):
                 one[kind] = _without(event.get(kind), "examples")
+            if is_correction(event):
+                one[CORRECTION] = _without(event.get(CORRECTION), "examples")
             if kind == "preference":
                 one |= _in_percent(policy, event)
             found.append(plain(one))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from selfimprove.reporting.correction_tables import correction_lines, correction_notes, is_correction
 from selfimprove.reporting.evaluation_json import as_json
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.preference_tables import label_longer, price
@@ -54,6 +55,7 @@ def evaluations_table(events: Sequence[Event]) -> Group:
         parts += [Text("")] if parts else []
         parts += [_line(_title(suite, metric, by_policy), style="italic"), _fitting(by_policy, metric, _suite_table)]
         parts += [_line(sentence) for sentence in _explanations(metric, by_policy)]
+        parts += _corrections(by_policy)
         parts += _group_tables(by_policy, metric)
     return Group(*parts)
 
@@ -113,6 +115,16 @@ def _suite_table(by_policy: dict[str, Event], metric: Metric, gap: str) -> Table
             printable(policy), *(printable(cells[place]) if cells[place] else "-" for cells in columns.values())
         )
     return table
+
+
+def _corrections(by_policy: dict[str, Event]) -> list[RenderableType]:
+    """What became of first attempts, with a column for each policy; nothing for suites of one attempt."""
+    own = {policy: event for policy, event in by_policy.items() if is_correction(event)}
+    lines, found = correction_lines(own), list[RenderableType]()
+    for start in range(0, len(own), 2):  # of three, all intervals would stand below their values
+        some = dict(list(own.items())[start : start + 2])
+        found += [Text(""), _fitting(some, None, lambda some, _, gap: _beside(some.items(), lines, gap))]
+    return found + [_line(note) for note in correction_notes(own)]
 
 
 def _group_tables(by_policy: dict[str, Event], metric: Metric) -> list[RenderableType]:
@@ -192,9 +204,8 @@ def _flips(by_policy: dict[str, Event]) -> list[str]:
 
 def _cost(costs: Sequence[Any]) -> str:
     """What the judgements of all policies took together; a price only where that of each is known."""
-    sums = {key: sum(numbers([dig(cost, key) for cost in costs])) for key in (*_AMOUNTS, "answered_before", "cost")}
+    sums = {key: sum(numbers([dig(cost, key) for cost in costs])) for key in (*_AMOUNTS, "cost")}
     parts = [f"{sums[key]:,.0f} {name}" for key, name in _AMOUNTS.items() if sums[key]]
-    parts += [f"{sums['answered_before']:,.0f} answered before"] if sums["answered_before"] else []
     currencies = {text(dig(cost, "currency")) for cost in costs}
     if len(currencies) == 1 and all(number(dig(cost, "cost")) is not None for cost in costs):
         parts.append(price({"cost": sums["cost"], "currency": currencies.pop()}))
@@ -225,10 +236,6 @@ def judge_table(events: Sequence[Event]) -> Group:
 
 
 def _judges_beside(judges: Sequence[Event], _: None, gap: str) -> Table:
-    table = _plain_table()
-    table.add_column("", no_wrap=True)
-    for event in judges:
-        table.add_column(_folded(text(event.get("judge")) or "judge", 20), justify="right", overflow="fold")
     shown: dict[str, Callable[[Event], str]] = {
         "data": lambda event: text(event.get("data")),
         "rubric": lambda event: text(event.get("rubric")),
@@ -247,16 +254,28 @@ def _judges_beside(judges: Sequence[Event], _: None, gap: str) -> Table:
         "  requests": lambda event: count(dig(event, "cost", "requests")),
         "  cost": lambda event: price(event.get("cost")),
     }
-    for name, cell in shown.items():
-        cells = [cell(event) for event in judges]
-        # only an interval may go below its value, a name stays as it is
-        cells = [found.replace(" [", f"{gap}[", 1) for found in cells]
-        if any(cells):
-            table.add_row(name, *(printable(found) if found else "-" for found in cells))
+    table = _beside([(text(event.get("judge")) or "judge", event) for event in judges], list(shown.items()), gap)
     groups = dict.fromkeys(group for event in judges for group in as_dict(event.get("groups")))
     if groups:
         table.add_section()
     for group in groups:
         cells = [fixed(dig(event, "groups", group, "value"), scale=100) for event in judges]
         table.add_row(printable(textwrap.shorten(visible(group), 22, placeholder="…")), *(one or "-" for one in cells))
+    return table
+
+
+def _beside(
+    columns: Iterable[tuple[str, Event]], lines: Sequence[tuple[str, Callable[[Event], str]]], gap: str
+) -> Table:
+    """One column for each event, under its name, and one row for each line that any of them has something for."""
+    names, events = zip(*columns, strict=True)
+    table = _plain_table()
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(_folded(name, 20), justify="right", overflow="fold")
+    for name, cell in lines:
+        # only an interval may go below its value, a name stays as it is
+        cells = [cell(event).replace(" [", f"{gap}[", 1) for event in events]
+        if any(cells):
+            table.add_row(name, *(printable(found) if found else "-" for found in cells))
     return table

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfimprove.reporting import correction_tables
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.summary import count, dig, evaluations_of, fixed, number, policies_of, text
 
@@ -37,7 +38,10 @@ class JudgedExamples:
 
 
 def judged_examples(events: Sequence[Event], kind: str) -> list[JudgedExamples]:
-    """The examples of the win rates (`kind` "preference") or of the ratings ("rating"), by suite and policy."""
+    """The examples of the win rates (`kind` "preference"), of the ratings ("rating") or of several attempts
+    ("self_correction"), by suite and policy."""
+    if kind == correction_tables.KEY:
+        return _corrected(events)
     if kind not in _MAKERS:
         return []
     make = _MAKERS[kind]
@@ -86,6 +90,35 @@ def _rated(policy: str, source: Any, one: dict[str, Any]) -> Judged:
             Side("the judge", text(dig(source, "judge")), _words(one.get("verdict"))),
         ],
     )
+
+
+def _corrected(events: Sequence[Event]) -> list[JudgedExamples]:
+    found = []
+    for suite, by_policy in correction_tables.corrections_of(events).items():
+        for policy, event in by_policy.items():
+            given = dig(event, correction_tables.KEY, "examples")
+            if examples := [_attempts(one) for one in given if isinstance(one, dict)] if _is_list(given) else []:
+                found.append(JudgedExamples(f"Attempts of {policy} on {suite}", examples))
+    return found
+
+
+def _attempts(one: dict[str, Any]) -> Judged:
+    answer, attempts = text(one.get("answer")), one.get("attempts")
+    return Judged(
+        prompt=_words(one.get("prompt")),
+        figures=[("reference", answer if len(answer) <= 80 else answer[:79] + "…")] if answer else [],
+        why="",
+        sides=[
+            Side(f"turn {turn}", _outcome_of(attempt), _words(dig(attempt, "text")))
+            for turn, attempt in enumerate(attempts if isinstance(attempts, list) else [], 1)
+        ],
+    )
+
+
+def _outcome_of(attempt: Any) -> str:
+    word = {1.0: "right", 0.0: "wrong", None: "missing"}.get(number(dig(attempt, "value")), "")
+    why = text(dig(attempt, "why"))
+    return f"{word} ({why})" if why else word
 
 
 _MAKERS = {"preference": _pair, "rating": _rated}

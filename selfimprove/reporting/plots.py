@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfimprove.reporting import evaluation_plots, preference_plots, round_plots
+from selfimprove.reporting import correction_plots, evaluation_plots, preference_plots, round_plots
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.figures import (
     COLOURS,
@@ -56,6 +56,18 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             "Change of accuracy, item by item",
             f"{_BARS} An interval that holds 0 shows no change.",
             evaluation_plots.changes,
+        ),
+        (
+            "self_correction",
+            "Accuracy of each turn",
+            f"{_BARS} Ring: the first attempt.",
+            correction_plots.turns,
+        ),
+        (
+            "self_correction",
+            "How much of the first attempt changed",
+            "Edit distance divided by both lengths, in ten bins: at the left, copies and small edits.",
+            correction_plots.edit_ratios,
         ),
         (
             "preference",

@@ -42,13 +42,13 @@ def missing_of(source: Any) -> str:
     return f"{total(reasons)} ({counts(reasons)})"
 
 
-COST_COLUMNS = ["requests", "answered before", "tokens read", "tokens written", "cost"]
+COST_COLUMNS = ["requests", "tokens read", "tokens written", "cost"]
 
 
 def cost_cells(source: Any) -> list[str]:
     cost = dig(source, "cost")
     tokens = [f"{found:,.0f}" if (found := number(dig(cost, key))) is not None else "" for key in _TOKENS]
-    return [count(dig(cost, "requests")), count(dig(cost, "answered_before")), *tokens, price(cost)]
+    return [count(dig(cost, "requests")), *tokens, price(cost)]
 
 
 _TOKENS = ("input_tokens", "output_tokens")

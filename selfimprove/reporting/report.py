@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.reporting import preference_tables, tables
+from selfimprove.reporting import correction_tables, preference_tables, tables
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
 from selfimprove.reporting.examples import examples_of
 from selfimprove.reporting.judged_examples import JudgedExamples, judged_examples
@@ -117,6 +117,19 @@ def _parts(events: Sequence[Event]) -> list[Part]:
                 ("Evaluations", tables.evaluations_table(events)),
                 ("Accuracy by group", tables.groups_table(events, "accuracy")),
                 ("Other metrics by group", tables.groups_table(events, "other")),
+            ],
+        ),
+        (
+            "self_correction",
+            "Does it correct itself?",
+            "The policy reads its own first attempt and an instruction that does not say whether it was right, and "
+            "answers again. Shares are of all items; Delta = (wrong, then right) - (right, then wrong). Copied whole: "
+            "the second response is the first, character for character. The edit ratio is the edit distance divided "
+            "by both lengths: 0 for a copy.",
+            [
+                ("First and last attempt", correction_tables.corrections_table(events)),
+                ("From turn to turn", correction_tables.steps_table(events)),
+                ("Votes of corrected and of first attempts", correction_tables.votes_table(events)),
             ],
         ),
         (
