@@ -13,6 +13,7 @@ from stages import EVALUATION, Clock, RoundTimes, Stage
 
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.data.rows import RenderedPrompt
+from selfimprove.evaluation.suites import ExactMatch
 from selfimprove.floor import step_work
 from selfimprove.loop import Loop
 from selfimprove.methods.cream import cream
@@ -147,8 +148,10 @@ def prepare(recipe: Recipe, folder: Path, clock: Clock) -> Start:
     loop.close()
     if loop.middle is None:
         raise ValueError("the benchmark needs cream.first_round=sft_middle: three models to score with")
-    suite, items = loop.evaluator.suites[0]
-    rendered = loop.data.rendered(items, suite.max_new_tokens)
+    loaded = loop.evaluator.suites[0]
+    suite = loaded.suite
+    assert isinstance(suite, ExactMatch)
+    rendered = loop.data.rendered(loaded.items, suite.max_new_tokens)
     prompts = list(loop.data.round_prompts[0])
     return Start(loop.used, loop.base_policy, policy, loop.middle, prompts, rendered, suite.max_new_tokens)
 

@@ -170,7 +170,7 @@ def test_a_model_that_diverged_gets_no_figure(tiny_model: Path, tmp_path: Path) 
 
 def test_without_lm_eval_the_error_says_what_to_install(tiny_policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(InputError, match=r"pip install 'selfimprove\[lm-eval\]'"):
+    with pytest.raises(InputError, match="pip install 'lm-eval>="):
         run_tasks(tiny_policy, ["arc_easy"])
 
 
