@@ -22,12 +22,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.functions import Verdict
+from selfimprove.judging.pool import in_order
 
 NO_ANSWER = "no answer found"
 
@@ -71,17 +71,7 @@ def math_verdicts(
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Verdict]:
     """`math_verdict` of each (response, answer), `workers` at a time; `advance(1)` after each. In the order given."""
-    verdicts: list[Verdict] = []
-    with ThreadPoolExecutor(workers) as pool:
-        under_way = [pool.submit(math_verdict, response, answer, seconds) for response, answer in rows]
-        try:
-            for one in under_way:
-                verdicts.append(one.result())
-                advance(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return verdicts
+    return in_order(lambda row: math_verdict(*row, seconds), rows, workers, advance)
 
 
 def stated_answer(response: str) -> str:

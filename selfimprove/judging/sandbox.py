@@ -42,13 +42,13 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from selfimprove.errors import RunFailed
+from selfimprove.judging.pool import in_order
 from selfimprove.judging.sandbox_rules import MACHINES, landlock_rules, landlock_version, seccomp_filter
 
 Outcome = Literal["passed", "failed", "timed out", "out of memory", "crashed", "too much output", "too much written"]
@@ -125,17 +125,7 @@ def run_programs(
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Ran]:
     """`run_program` of each (program, tests), `workers` at a time; `advance(1)` after each. In the order given."""
-    ran: list[Ran] = []
-    with ThreadPoolExecutor(workers) as pool:
-        under_way = [pool.submit(run_program, program, tests, limits) for program, tests in jobs]
-        try:
-            for one in under_way:
-                ran.append(one.result())
-                advance(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return ran
+    return in_order(lambda job: run_program(*job, limits), jobs, workers, advance)
 
 
 @functools.cache
