@@ -79,7 +79,7 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], repeats: Sequence[int]
 
     ids, mask = pad_left(prompts, pad)
     ids, mask = ids.to(model.device), mask.to(model.device)
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=getattr(model, "module", model).config)  # data parallelism wraps a model
     logits = model(
         input_ids=ids,
         attention_mask=mask,

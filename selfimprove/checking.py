@@ -48,8 +48,13 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
         highlight=False,
     )
-    if recipe.iterative_dpo.judge.function and recipe.method == "iterative_dpo":
-        out.print(f"this recipe runs your code: {recipe.iterative_dpo.judge.function}", highlight=False)
+    functions = {
+        "iterative_dpo": recipe.iterative_dpo.judge.function,
+        "score": recipe.score.reward.function,
+        "star": recipe.star.reward.function,
+    }
+    if function := functions.get(recipe.method):
+        out.print(f"this recipe runs your code: {function}", highlight=False)
     if recipe.training.accelerate:
         path = find_accelerate_file(recipe)
         out.print(f"accelerate file: {path}", highlight=False, soft_wrap=True)
@@ -173,7 +178,10 @@ def _engine_of(holder: int | None) -> int | None:
 
 
 def print_status(folder: Path, verify: bool, out: Console) -> None:
-    """Steps finished and under way; with `verify`, every file's digest."""
+    """Steps finished and under way, and what SCoRe's stages came to; with `verify`, every file's digest."""
+    from selfimprove.reporting.events import FILE_NAME, read_events
+    from selfimprove.reporting.terminal import stages_table
+
     run = Run(folder)
     recipe = run.read_recipe()
     holder = run.holder()
@@ -201,6 +209,9 @@ def print_status(folder: Path, verify: bool, out: Console) -> None:
             task = json.loads((partial / "step.json").read_text())
             total, name = task["shards"], task["label"]
             out.print(f"under way: {name}: {done} of {total} shards", highlight=False)
+    events = folder / FILE_NAME
+    if events.is_file() and (stages := stages_table(read_events(events))).row_count:
+        out.print(stages)
     if damaged:
         raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
 

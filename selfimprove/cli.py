@@ -34,13 +34,13 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     resolved = load_recipe(recipe, overrides or [])
     from selfimprove.execute import run as execute
-    from selfimprove.reporting.terminal import rounds_table
+    from selfimprove.reporting.terminal import rounds_table, stages_table
 
     with stoppable():
         result = execute(resolved)
-    table = rounds_table(result.events)
-    if table.row_count:
-        out.print(table)
+    for table in (rounds_table(result.events), stages_table(result.events)):
+        if table.row_count:
+            out.print(table)
     final = result.folder / "policies" / "final"
     if result.policy_folder:
         out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
@@ -72,9 +72,14 @@ def status(
 @app.command()
 def report(folder: RunFolder) -> None:
     """Write the run's report.html again from its metrics."""
+    from selfimprove.reporting.events import FILE_NAME, read_events
     from selfimprove.reporting.report import write_report
+    from selfimprove.reporting.terminal import stages_table
 
-    out.print(str(write_report(folder)), soft_wrap=True, highlight=False)
+    written = write_report(folder)
+    if (table := stages_table(read_events(folder / FILE_NAME))).row_count:
+        out.print(table)
+    out.print(str(written), soft_wrap=True, highlight=False)
 
 
 app.add_typer(eval_app, name="eval")

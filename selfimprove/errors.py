@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class SelfImproveError(Exception):
     """Base of every error this package raises on purpose. `exit_code` is the CLI's."""
@@ -20,4 +23,9 @@ class RunFailed(SelfImproveError):
 
 
 class GateError(RunFailed):
-    """An invariant that the method rests on does not hold; see `selfimprove/gates.py`."""
+    """An invariant that the method rests on does not hold; see `selfimprove/gates.py`. `history`: the rows of the
+    training that it stopped, for the report."""
+
+    def __init__(self, message: str, history: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.history = list(history)

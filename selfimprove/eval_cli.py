@@ -213,7 +213,7 @@ def judge_of(text: str, rubric: str | None) -> dict[str, Any]:
     """
     from pydantic import ValidationError
 
-    from selfimprove.recipe import Reader, said_of
+    from selfimprove.recipe_sections import Reader, said_of
 
     values = _judge_values(text) | ({"rubric": rubric} if rubric else {})
     try:

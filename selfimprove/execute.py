@@ -17,7 +17,8 @@ from selfimprove.methods import find_method
 from selfimprove.methods.evaluate_judge import evaluate_judge, judges_to_measure
 from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import Recipe, SuiteChoice
+from selfimprove.recipe import Recipe
+from selfimprove.recipe_sections import SuiteChoice
 from selfimprove.reporting.events import EventLog, read_events
 from selfimprove.reporting.report import write_report
 from selfimprove.reporting.terminal import Progress

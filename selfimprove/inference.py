@@ -17,8 +17,10 @@ from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
 from selfimprove.errors import InputError
 from selfimprove.floor import step_floor
 from selfimprove.judging.functions import Verdict
+from selfimprove.judging.rewarding import Rewarded, reward_step
 from selfimprove.policy import Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
-from selfimprove.recipe import JudgeOptions, Reader, Recipe
+from selfimprove.recipe import Recipe
+from selfimprove.recipe_sections import JudgeOptions, Reader, Reward
 from selfimprove.record import Record
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
@@ -113,7 +115,7 @@ class Inference(Record):
                 inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
                 policies={"policy": policy},
                 seed=self.recipe.seed if temperature else 0,  # greedy answers are every seed's
-                execution={"device": self.device, **self._sampler_execution(policy, backend)},
+                execution={"device": self.device, **self.sampler_execution(policy, backend)},
                 total=n * len(prompts),
             )
         )
@@ -185,6 +187,52 @@ class Inference(Record):
         for row in artefact.rows():
             verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
         return verdicts
+
+    def reward_step(self, reward: Reward) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
+        """(options, policies, execution) of a step that checks answers, on this machine: see `judging/rewarding.py`."""
+        recipe = self.recipe
+        return reward_step(
+            reward,
+            recipe.search_folders(),
+            self.dtype,
+            self.device,
+            recipe.sampling.batch_tokens,
+            recipe.trust_remote_code,
+        )
+
+    def rewarded(self, responses: Responses, reward: Reward, label: str) -> dict[str, list[Rewarded]]:
+        """The reward of every response, as a durable step. Equal responses to a prompt are checked once: give several
+        turns' attempts in one call, so that a copy is never right where the first attempt was wrong."""
+        texts = [
+            {
+                "prompt_id": prompt.id,
+                "index": response.index,
+                "prompt": prompt.text,
+                "text": response.text,
+                "answer": prompt.answer,
+                "truncated": response.finish == "length",
+            }
+            for prompt, its_responses in responses
+            for response in its_responses
+        ]
+        found: dict[str, list[Rewarded]] = {id: [] for id in responses.by_prompt}
+        if not texts:
+            return found
+        options, policies, execution = self.reward_step(reward)
+        artefact = self.step(
+            StepRequest(
+                step="rewards",
+                label=label,
+                options=options,
+                inputs={"texts": texts},
+                policies=policies,
+                seed=0,
+                execution=execution,
+            )
+        )
+        for row in artefact.rows():
+            found[row["prompt_id"]].append(Rewarded(row["value"], row["failure"], row["missing"]))
+        return found
 
     def ask(
         self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str
@@ -280,7 +328,7 @@ class Inference(Record):
         own = self.base_policy is not None and policy.base_digest == self.base_policy.base_digest
         return "transformers" if self.backend == "openai" and not own else self.backend
 
-    def _sampler_execution(self, policy: Policy, backend: str) -> dict[str, Any]:
+    def sampler_execution(self, policy: Policy, backend: str) -> dict[str, Any]:
         """What the sampler's backend needs to know that changes its responses by rounding only."""
         sampling = self.recipe.sampling
         if backend == "vllm":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,11 +12,12 @@ from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
 from selfimprove.chat import stop_ids
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
 from selfimprove.inference import Inference
 from selfimprove.judging.asking import short_name
 from selfimprove.judging.judges import check_judge
+from selfimprove.judging.rewarding import check_reward
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Round
@@ -57,6 +58,9 @@ class Loop(Inference):
             check_accelerate_file(find_accelerate_file(recipe), recipe.training)
         if recipe.method == "iterative_dpo":
             check_judge(recipe.iterative_dpo.judge, recipe.search_folders())
+        if recipe.method in ("score", "star"):
+            reward = recipe.score.reward if recipe.method == "score" else recipe.star.reward
+            check_reward(reward, recipe.search_folders(), f"{recipe.method}.reward", recipe.trust_remote_code)
         for changed in events.adopt_inputs(self._inputs()):
             progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
@@ -100,24 +104,33 @@ class Loop(Inference):
             self.progress.note(f"round {number} of {len(self.data.round_prompts)}: {len(prompts)} prompts")
             yield Round(number, prompts)
 
-    def sft(self, policy: Policy) -> Policy:
-        """Supervised fine-tuning of `policy` on the seed examples."""
-        return self.sft_with_middle(policy, middle=False)[0]
+    def stage(self, number: int) -> Round:
+        """One stage of SCoRe, in the place of a round: over all prompts."""
+        self._round = number
+        prompts = self.data.round_prompts[0]
+        self.progress.note(f"Stage {'I' * number}: {len(prompts)} prompts")
+        return Round(number, prompts)
 
-    def sft_with_middle(self, policy: Policy, middle: bool) -> tuple[Policy, Policy | None]:
+    def sft(self, policy: Policy, sampled: Sequence[dict[str, list[int]]] | None = None) -> Policy:
+        """Supervised fine-tuning of `policy` on the seed examples, or on answers that were sampled: rows of
+        `prompt_ids` and `response_ids`, trained token for token."""
+        return self.sft_with_middle(policy, middle=False, sampled=sampled)[0]
+
+    def sft_with_middle(
+        self, policy: Policy, middle: bool, sampled: Sequence[dict[str, list[int]]] | None = None
+    ) -> tuple[Policy, Policy | None]:
         """SFT, and (if `middle`) the policy half-way through its optimizer steps."""
-        options = self._training_options("sft")
-        self.check(
-            gates.rendering(
-                self.tokenizer,
-                [(e["prompt_ids"], e["response_ids"]) for e in self.data.seed_examples[: options["batch_size"]]],
-            )
-        )
+        options = self.training_options("sft")
+        examples = self.data.seed_examples if sampled is None else list(sampled)
+        first = [(e["prompt_ids"], e["response_ids"]) for e in examples[: options["batch_size"]]]
+        if sampled is not None:  # an answer may end with another stop token than the template's end of turn
+            first = [(prompt, [*ids[:-1], self.stops[0]] if ids[-1] in self.stops else ids) for prompt, ids in first]
+        self.check(gates.rendering(self.tokenizer, first))
         if middle:
             options["keep_at"] = 0.5
-        trained, artefact = self._train("sft", policy, options, "examples", self.data.seed_examples)
-        probe = seed_responses(self.data.seed_examples[:_PROBE])
-        self._check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
+        trained, artefact = self.train("sft", policy, options, "examples", examples)
+        probe = seed_responses(examples[:_PROBE])
+        self.check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
         half = made_policy(policy, artefact, f"{trained.name} half-way", middle=True) if middle else None
         return trained, half
 
@@ -156,7 +169,7 @@ class Loop(Inference):
                 f"{where}: no preference pair is left (all responses the same, or no usable scores). Raise "
                 "sampling.temperature or sampling.n, or look at the responses in the step's folder"
             )
-        options = self._training_options("training")
+        options = self.training_options("training")
         options |= {
             "beta": self.recipe.training.beta,
             "reference_is_start": reference.policy_digest == policy.digest,
@@ -164,13 +177,13 @@ class Loop(Inference):
         first = pairs[: options["batch_size"]]
         self.check(gates.rendered_pairs(self.tokenizer, first, self.stops))
         rows = [_pair_row(pair, reference) for pair in pairs]
-        trained, artefact = self._train("dpo", policy, options, "pairs", rows)
+        trained, artefact = self.train("dpo", policy, options, "pairs", rows)
         if (note := artefact.folder / "first-batch.json").is_file():
             self.check(gates.dpo_start(json.loads(note.read_text()), options["reference_is_start"], self.dtype))
         both = responses_of(pairs)
         after = self.log_probs(both, trained)
         before = reference if options["reference_is_start"] else self.log_probs(both, policy)
-        self._check_moved(policy, trained, both, before, after)
+        self.check_moved(policy, trained, both, before, after)
         self._last_margins = margins(pairs, after, reference, self.recipe.training.beta)
         return trained
 
@@ -182,25 +195,51 @@ class Loop(Inference):
         """`keep: last`, or the best policy on the development suite."""
         return self.evaluator.best() or last if self.recipe.keep == "best" else last
 
-    def _train(
-        self, step: str, start: Policy, options: dict[str, Any], input_name: str, rows: list[dict[str, Any]]
+    def train(
+        self,
+        step: str,
+        start: Policy,
+        options: dict[str, Any],
+        input_name: str,
+        rows: list[dict[str, Any]],
+        *,
+        label: str | None = None,
+        steps: int | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        execution: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> tuple[Policy, Artefact]:
-        """The policy a training step makes, with its event."""
+        """The policy a training step makes, with its event, which has `fields` too.
+
+        `steps`: the optimizer steps, where they are not so many epochs over `rows`; `policies`, `execution`: further
+        ones than the start, and than what every training step has.
+        """
         MODELS.free()
-        artefact = self.step(
-            StepRequest(
-                step=step,
-                label=f"{step.upper()} {start.name} to M{len(self.made) + 1}",
-                options=options,
-                inputs={input_name: rows},
-                policies={"start": start},
-                seed=self.recipe.seed,
-                execution=self._training_execution(),
-                total=optimizer_steps(len(rows), options["batch_size"], options["epochs"]),
-                processes=self.recipe.training.processes,
-                accelerate=str(find_accelerate_file(self.recipe)) if self.recipe.training.accelerate else None,
+        label = label or f"{step.upper()} {start.name} to M{len(self.made) + 1}"
+        try:
+            artefact = self.step(
+                StepRequest(
+                    step=step,
+                    label=label,
+                    options=options,
+                    inputs={input_name: rows},
+                    policies={"start": start, **(policies or {})},
+                    seed=self.recipe.seed,
+                    execution=self._training_execution() | dict(execution or {}),
+                    total=optimizer_steps(len(rows), options["batch_size"], options["epochs"])
+                    if steps is None
+                    else steps,
+                    processes=self.recipe.training.processes,
+                    accelerate=str(find_accelerate_file(self.recipe)) if self.recipe.training.accelerate else None,
+                )
             )
-        )
+        except GateError as error:
+            if error.history:  # the report shows how it came to that
+                history = [_shown(dict(row)) for row in error.history]
+                self.events.emit(
+                    "training", f"{label}|{error}", stage=step, round=self._round, history=history, **fields
+                )
+            raise
         trained = made_policy(start, artefact, f"M{len(self.made) + 1}")
         self.made.append(trained)
         options = artefact.manifest["options"]
@@ -213,13 +252,14 @@ class Loop(Inference):
             policy_digest=trained.digest,
             start_digest=start.digest,
             examples=len(rows),
-            epochs=options["epochs"],
+            epochs=options.get("epochs"),
             seconds=artefact.figures["seconds"],
             history=[_shown(row) for row in read_history(artefact.folder)],
+            **fields,
         )
         return trained, artefact
 
-    def _training_options(self, stage: str) -> dict[str, Any]:
+    def training_options(self, stage: str) -> dict[str, Any]:
         """What of the recipe changes a training step's result."""
         training = self.recipe.training
         names = (
@@ -249,7 +289,7 @@ class Loop(Inference):
         lacks is said."""
         sampling = self.recipe.sampling
         prompts = [tuple(p.prompt_ids) for group in self.data.round_prompts for p in group] or [(self.stops[0],)]
-        execution = {"device": self.device, **self._sampler_execution(self.base_policy, self.backend)}
+        execution = {"device": self.device, **self.sampler_execution(self.base_policy, self.backend)}
         if self.backend == "vllm" and self.data.round_prompts:
             from selfimprove.sampling.vllm import require_room
 

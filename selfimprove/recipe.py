@@ -5,295 +5,37 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
-from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError
-from selfimprove.sampling.server import Server
+from selfimprove.recipe_sections import (
+    Cream,
+    Data,
+    Gates,
+    IterativeDpo,
+    Positive,
+    Sampling,
+    Score,
+    Sft,
+    Star,
+    Strict,
+    SuiteChoice,
+    Training,
+    model_of,
+)
 from selfimprove.shipped import recipe_file
 
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _as_source(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-def _as_sources(value: Any) -> Any:
-    return [_as_source(item) for item in value] if isinstance(value, list) else [_as_source(value)]
-
-
-def _as_lora(value: Any) -> Any:
-    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
-
-
-Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Data(Strict):
-    """Where the data come from: a path, `hub: ...`, or a list of them (see docs/recipes.md)."""
-
-    seed: Sources | None = None
-    prompts: Sources | None = None
-    pairs: Sources | None = None
-    seed_limit: Positive | None = None
-    prompts_per_round: Positive | None = None
-
-
-class VllmOptions(Strict):
-    """How the vLLM engine is run; nothing here changes a result beyond rounding. `adapters`: merged into the weights
-    (`merge`, what the CPU does) or loaded beside the base (`hot`, what a GPU does); `gpu_memory`: its share of the
-    GPU's; `max_model_len`: tokens of prompt and response together, by default the model's context, at most 32,768."""
-
-    adapters: Literal["auto", "merge", "hot"] = "auto"
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.85
-    max_model_len: Positive | None = None
-
-
-class ServerOptions(Strict):
-    """An OpenAI-compatible server, see `selfimprove/sampling/server.py`. The key is read from the environment variable
-    that `api_key_env` names."""
-
-    base_url: str
-    model: str
-    api_key_env: str | None = None
-    timeout_s: float = 600.0
-    retries: int = 5
-    concurrency: int = 16
-
-    @model_validator(mode="after")
-    def _usable(self) -> Self:
-        try:
-            self.connection("server")
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-    def connection(self, where: str = "judge.server") -> Server:
-        """The server itself; `where` is the key that messages name."""
-        return Server(**self.model_dump(), where=where)
-
-
-class Sampling(Strict):
-    """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result."""
-
-    backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
-    n: Annotated[int, Field(ge=2)] = 5
-    temperature: Annotated[float, Field(gt=0)] = 0.8
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_new_tokens: Positive = 768
-    batch_tokens: Positive = 16384
-    vllm: VllmOptions = VllmOptions()
-    server: ServerOptions | None = None
-
-    @model_validator(mode="after")
-    def _has_server(self) -> Self:
-        if self.backend == "openai" and self.server is None:
-            raise ValueError("backend openai needs `server`: {base_url: http://host:port/v1, model: its name there}")
-        return self
-
-
-class Lora(Strict):
-    """A PEFT LoRA adapter; `target_modules` as PEFT takes it."""
-
-    r: Positive = 32
-    alpha: Positive = 64
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    target_modules: str | tuple[str, ...] = "all-linear"
-
-
-class Optimisation(Strict):
-    """What one training stage needs; `sft` may replace any of them for its stage."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    batch_size: Positive = 32
-    warmup_ratio: Share = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-
-
-class Training(Optimisation):
-    """The main training stage. The last six keys say how, not what: they change no result beyond rounding."""
-
-    lora: Annotated[Lora | None, BeforeValidator(_as_lora)] = None
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    max_length: Positive = 2048
-    truncated: Literal["keep", "drop"] = "keep"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    micro_batch_size: Positive = 8
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
-    checkpoint_steps: Positive = 50
-    processes: Positive = 1
-    accelerate: str | None = None
-    report_to: tuple[str, ...] = ()
-
-
-class Sft(Strict):
-    """The SFT stage of a method that has one: what is given here replaces `training`'s."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
-    epochs: Annotated[float, Field(gt=0)] = 5.0
-    batch_size: Positive | None = None
-    warmup_ratio: Share | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] | None = None
-
-
-class Cream(Strict):
-    """CREAM's own options; see `selfimprove/methods/cream.py`."""
-
-    measure: Literal["kendall", "kendall_b", "spearman", "top_order"] = "kendall"
-    weight: Literal["avg", "dyn", "constant"] = "avg"
-    constant: Share = 1.0
-    first_round: Literal["likelihood", "sft_middle", "none"] = "likelihood"
-    floor: bool = False
-
-
-class Prices(Strict):
-    """What a server asks for a million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    currency: str = "USD"
-
-
-class Reader(Strict):
-    """A language model that reads a rubric: a policy (`model`) or one behind a `server`, which may be any that speaks
-    OpenAI's chat protocol. Raise `version` when what the server serves changed under the same name: what it judged
-    before is then judged again. `log_probs`: of so many first tokens a server is asked for, where the rubric reads
-    labels; 0 reads what was written."""
-
-    rubric: str | None = None
-    model: str | None = None
-    server: ServerOptions | None = None
-    version: int = 1
-    log_probs: Annotated[int, Field(ge=0, le=20)] = 20
-    prices: Prices | None = None
-
-    @model_validator(mode="after")
-    def _one_reader(self) -> Self:
-        if self.model is not None and self.server is not None:
-            raise ValueError("keep one of `model` (a policy, read here) and `server`")
-        return self
-
-
-class JudgeOptions(Reader):
-    """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`. Raise `version` too when your function's code
-    changes."""
-
-    kind: Literal[
-        "implicit_reward",
-        "likelihood",
-        "exact_match",
-        "majority",
-        "reward_model",
-        "rubric",
-        "function",
-        "random",
-    ]
-    function: str | None = None
-
-    @model_validator(mode="after")
-    def _needs(self) -> Self:
-        needed = {"reward_model": "model", "rubric": "rubric", "function": "function"}.get(self.kind)
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"kind {self.kind!r} needs `{needed}`")
-        return self
-
-
-class IterativeDpo(Strict):
-    """`dpo_reference`: the loss reference of every round, the current policy or the initial one (M1)."""
-
-    judge: JudgeOptions = JudgeOptions(kind="implicit_reward")
-    dpo_reference: Literal["current", "initial"] = "current"
-    sft: bool = True
-
-
-def said_of(error: Any, model: type[BaseModel]) -> str:
-    """A validation error in words that do not show what was found: it may be a key in the wrong place."""
-    place = [str(part) for part in error["loc"]]
-    if error["type"] != "extra_forbidden":
-        return f"key `{'.'.join(place) or 'judge'}`: {error['msg'].removeprefix('Value error, ')}"
-    inner: Any = model
-    for part in place[:-1]:
-        inner = _model_of(inner.model_fields[part].annotation) or inner
-    close = difflib.get_close_matches(place[-1], inner.model_fields, n=1, cutoff=0.5)
-    hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(inner.model_fields)}"
-    return f"unknown key `{'.'.join(place)}`; {hint}"
-
-
-class SuiteChoice(Strict):
-    """A suite to evaluate with: a shipped name or a YAML file, and what replaces keys of that file. Bare text is the
-    name alone; any other key beside `suite` is a key of the suite (see docs/evaluation.md)."""
-
-    suite: str
-    change: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"suite": value}
-        if isinstance(value, dict) and not isinstance(value.get("change"), dict):
-            return {"suite": value.get("suite"), "change": {k: v for k, v in value.items() if k != "suite"}}
-        return value
-
-    @model_validator(mode="after")
-    def _judge_is_one(self) -> Self:
-        """Now, since a recipe is written to disk and a key must not be."""
-        if isinstance(judge := self.change.get("judge"), dict):
-            try:
-                Reader.model_validate(judge)
-            except ValidationError as error:
-                raise ValueError("; ".join(f"judge: {said_of(one, Reader)}" for one in error.errors())) from None
-        return self
-
-    @model_serializer
-    def _as_written(self) -> str | dict[str, Any]:
-        return {"suite": self.suite, **self.change} if self.change else self.suite
-
-
-class Gates(Strict):
-    """Bounds of the invariants checked while a run goes on; `disabled` lists those that report and do not stop."""
-
-    disabled: tuple[
-        Literal[
-            "rendering", "dpo_start", "sampler_agrees", "weights_moved", "consistency", "no_leak", "judge_health",
-            "degeneration",
-        ],
-        ...,
-    ] = ()  # fmt: skip
-    sampler_agrees: float | None = None
-    max_missing: Share = 0.5
-    max_ties: Share = 0.9
-    max_truncated: Share = 0.9
-    max_duplicates: Share = 0.98
-    max_length_growth: Annotated[float, Field(gt=1)] = 10.0
-    min_distinct: Share = 0.1
+# What only the method of that name reads.
+_METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star")
 
 
 class Recipe(Strict):
     """One run, whole. `load_recipe` reads it from YAML; `selfimprove run` and `selfimprove.run` take it."""
 
-    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream", "evaluate", "evaluate_judge"]
+    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "evaluate", "evaluate_judge"]
     model: str = "smollm2-135m-instruct"
     output: str
     store: str | None = None
@@ -305,6 +47,8 @@ class Recipe(Strict):
     sft: Sft = Sft()
     cream: Cream = Cream()
     iterative_dpo: IterativeDpo = IterativeDpo()
+    score: Score = Score()
+    star: Star = Star()
     evaluate: tuple[SuiteChoice, ...] = ()
     evaluate_limit: Positive | None = None
     development: str | None = None
@@ -315,12 +59,22 @@ class Recipe(Strict):
     trust_remote_code: bool = False
     folder: str = Field(default=".", exclude=True)  # where relative data paths are looked for first
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sampled_as_trained(cls, values: Any) -> Any:
+        """SCoRe samples at temperature 1 from the whole distribution, where a recipe does not say otherwise."""
+        if isinstance(values, dict) and values.get("method") in ("score", "star"):
+            given = values.get("sampling") or {}
+            if isinstance(given, dict):
+                values = {**values, "sampling": {"temperature": 1.0, "top_p": 1.0, **given}}
+        return values
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         needs = {
             "sft": ("seed",),
             "dpo": ("pairs",),
-            "iterative_dpo": ("prompts",),
+            **dict.fromkeys(("iterative_dpo", "score", "star"), ("prompts",)),
             "evaluate": (),
             "evaluate_judge": (),
         }
@@ -345,10 +99,31 @@ class Recipe(Strict):
                 )
         if self.method == "sft" and "sft" in self.model_fields_set:
             raise ValueError("section `sft` does nothing with method 'sft': its settings are under `training`")
-        for section in ("cream", "iterative_dpo"):
+        if self.method == "score":
+            self._suits_score()
+        for section in _METHOD_SECTIONS:
             if section in self.model_fields_set and section != self.method:
                 raise ValueError(f"section `{section}` does nothing with method {self.method!r}")
         return self
+
+    def _suits_score(self) -> None:
+        """What a policy gradient needs of the other sections."""
+        rows, n = self.training.batch_size, self.sampling.n
+        if rows % (n * self.training.processes):
+            raise ValueError(
+                f"`training.batch_size` ({rows} samples an update) must be a multiple of `sampling.n` ({n} samples a "
+                f"prompt) times `training.processes` ({self.training.processes})"
+            )
+        if self.score.first_attempts and n % self.score.first_attempts:
+            raise ValueError(f"`sampling.n` ({n}) must be a multiple of `score.first_attempts`")
+        if self.sampling.top_p != 1:
+            raise ValueError("`sampling.top_p` must be 1: the policy that is trained is the one that is sampled from")
+        if self.sampling.backend == "openai":
+            raise ValueError(
+                "`sampling.backend`: a server cannot be given new weights every update; vllm, transformers"
+            )
+        if self.training.truncated != "keep":
+            raise ValueError("`training.truncated` is about preference pairs; see `score.truncated`")
 
     def search_folders(self) -> list[Path]:
         """Where relative paths are looked for: the recipe's folder, here, then what the package ships."""
@@ -358,7 +133,7 @@ class Recipe(Strict):
 
     def as_yaml(self) -> str:
         """The resolved recipe, every option written out; `load_recipe` reads it back."""
-        other_methods = {"cream", "iterative_dpo"} - {self.method} | ({"sft"} & {self.method})
+        other_methods = set(_METHOD_SECTIONS) - {self.method} | ({"sft"} & {self.method})
         values = self.model_dump(mode="json", exclude=other_methods)
         for role in ("seed", "prompts", "pairs"):
             for source in values["data"][role] or ():
@@ -447,17 +222,8 @@ def _known_keys(parents: Sequence[Any]) -> list[str]:
         field = getattr(model, "model_fields", {}).get(part) if isinstance(part, str) else None
         if field is None:
             continue
-        model = _model_of(field.annotation) or model
+        model = model_of(field.annotation) or model
     return [name for name in getattr(model, "model_fields", {}) if name != "folder"]
-
-
-def _model_of(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if found := _model_of(inner):
-            return found
-    return None
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -11,7 +11,8 @@ from selfimprove import gates
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses, Scores
 from selfimprove.errors import GateError, RunFailed
 from selfimprove.policy import Policy
-from selfimprove.recipe import Cream, Recipe
+from selfimprove.recipe import Recipe
+from selfimprove.recipe_sections import Cream
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.rounds import Ranking, round_figures
 from selfimprove.reporting.terminal import Progress
@@ -129,6 +130,6 @@ class Record:
             return Ranking("implicit reward", "nats", current, previous, recipe.cream.measure, recipe.cream.weight)
         return Ranking("implicit reward", "nats", current, previous, "kendall", "none")
 
-    def _check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
+    def check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
         moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]
         self.check(gates.weights_moved(start.digest, trained.digest, *moved))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfimprove.chat import render_example, render_prompt
+from selfimprove.chat import append_turn, render_example, render_prompt
 from selfimprove.data.rows import Pair, RenderedPrompt, Response, Responses
 from selfimprove.data.sources import DataSource, Prompt, load_examples, load_preferences, load_prompts
 from selfimprove.errors import InputError
+from selfimprove.evaluation.code_tasks import QUESTIONS
+from selfimprove.policy import Policy, load_tokenizer
 from selfimprove.recipe import Recipe
 
 
@@ -83,15 +85,22 @@ class RunData:
     def _round_prompts(self, search: Sequence[Path]) -> list[list[RenderedPrompt]]:
         """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
         recipe = self.recipe
-        prompts = self.rendered(_from_sources(recipe.data.prompts or (), search), recipe.sampling.max_new_tokens)
+        found, new_tokens = _from_sources(recipe.data.prompts or (), search), recipe.sampling.max_new_tokens
+        if recipe.method in ("score", "star"):
+            options = recipe.score if recipe.method == "score" else recipe.star
+            found = [_as_task(prompt, options.reward.tests) for prompt in found]
+            if recipe.method == "star" or recipe.score.turns == 2:  # the first attempt, the instruction, the second one
+                new_tokens = 2 * new_tokens + len(append_turn(self.tokenizer, [], options.instruction))
+        prompts = self.rendered(found, new_tokens)
         random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
-        each = recipe.data.prompts_per_round or len(prompts) // recipe.rounds
-        if each < 1 or each * recipe.rounds > len(prompts):
+        rounds = 1 if recipe.method == "score" else recipe.rounds  # SCoRe's stages go over all prompts
+        each = recipe.data.prompts_per_round or len(prompts) // rounds
+        if each < 1 or each * rounds > len(prompts):
             raise InputError(
-                f"data.prompts: {len(prompts)} usable prompts are not enough for {recipe.rounds} rounds of {each or 1} "
+                f"data.prompts: {len(prompts)} usable prompts are not enough for {rounds} rounds of {each or 1} "
                 "(every round has its own prompts); lower `rounds` or data.prompts_per_round, or add prompts"
             )
-        return [prompts[i * each : (i + 1) * each] for i in range(recipe.rounds)]
+        return [prompts[i * each : (i + 1) * each] for i in range(rounds)]
 
     def _given_pairs(self, search: Sequence[Path]) -> list[Pair]:
         given = [p for source in self.recipe.data.pairs or () for p in load_preferences(source, search)]
@@ -135,6 +144,28 @@ def responses_of(pairs: Sequence[Pair]) -> Responses:
     )
 
 
+def next_turn(
+    policy: Policy,
+    prompts: Sequence[RenderedPrompt],
+    responses: Mapping[str, Response],
+    instruction: str,
+    new_tokens: int,
+) -> list[RenderedPrompt]:
+    """What was read, what was then written, and the instruction as a user's turn: the ids as they are, with those of
+    the instruction behind them. Prompts that leave no room for `new_tokens` more in the policy's context are left out.
+
+    Args:
+        responses: by prompt id, one for each prompt.
+    """
+    tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
+    longer = []
+    for prompt in prompts:
+        ids = append_turn(tokenizer, [*prompt.prompt_ids, *responses[prompt.id].ids], instruction)
+        if len(ids) + new_tokens <= room:
+            longer.append(replace(prompt, prompt_ids=tuple(ids)))
+    return longer
+
+
 def seed_responses(examples: Sequence[dict[str, list[int]]]) -> Responses:
     """Seed examples in the form that is scored."""
     prompts = {f"seed-{i}": RenderedPrompt(f"seed-{i}", tuple(e["prompt_ids"]), "") for i, e in enumerate(examples)}
@@ -147,6 +178,14 @@ def seed_responses(examples: Sequence[dict[str, list[int]]]) -> Responses:
 def content(prompt: Prompt) -> str:
     """The prompt's last user turn."""
     return prompt.messages[-1]["content"]
+
+
+def _as_task(prompt: Prompt, tests: str | None) -> Prompt:
+    """A programming task (`tests`: humaneval or mbpp) asks its own question, and its answer is its row, as JSON."""
+    if tests is None:
+        return prompt
+    question = {"role": "user", "content": QUESTIONS[tests](prompt.row)}
+    return replace(prompt, messages=(question,), answer=json.dumps(prompt.row))
 
 
 def _from_sources(sources: Sequence[DataSource], search: Sequence[Path]) -> list[Prompt]:

@@ -266,6 +266,8 @@ def _explain_failure(partial: Path, log: Path, code: int) -> None:
     """Raises what the worker said of its own failure, or the end of its log."""
     if (partial / "error.json").is_file():
         error = json.loads((partial / "error.json").read_text())
+        if error["kind"] == "GateError":
+            raise errors.GateError(error["message"], error.get("history", ()))
         raise getattr(errors, error["kind"], RunFailed)(error["message"])
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise RunFailed(f"the training processes ended with code {code}; the end of {log}:\n{tail}")

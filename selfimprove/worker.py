@@ -12,13 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import read_rows, write_json, write_rows
-from selfimprove.errors import InputError, RunFailed, SelfImproveError
+from selfimprove.errors import RunFailed, SelfImproveError
 from selfimprove.quiet import quiet_libraries
 
 Advance = Callable[[int], None]
@@ -114,45 +113,20 @@ def _refuse_non_finite(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def _reward_model(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
-    from transformers import AutoModelForSequenceClassification
+    from selfimprove.judging.reward_model import RewardModel
+    from selfimprove.policy import Policy, pick_device
 
-    from selfimprove.chat import render_example
-    from selfimprove.judging.reward_model import classifier_scores
-    from selfimprove.policy import Policy, load_tokenizer, pick_device, pick_dtype
-
-    device = pick_device(task["execution"]["device"])
-    policy = Policy(**task["policies"]["reward_model"])
     groups = _by_prompt(read_rows(folder / "inputs" / "texts.arrow"))
     rows = [row for group in shard_of(groups, shard, task["shard_groups"]) for row in group]
-    tokenizer = load_tokenizer(policy)
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
-        policy.base,
-        dtype=pick_dtype(task["options"]["dtype"], device),
-        num_labels=1,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    if loading["missing_keys"]:
-        raise InputError(
-            f"judge.model: {policy.base} has no trained classification head ({', '.join(loading['missing_keys'])} "
-            "would be drawn at random); a reward model is a sequence classifier with one output"
-        )
-    model.to(device)
-    if model.config.pad_token_id is None:
-        pad = tokenizer.pad_token_id
-        model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
-    rendered = [[id for part in render_example(tokenizer, row["messages"], row["text"]) for id in part] for row in rows]
-    scores = classifier_scores(model.eval(), rendered, task["execution"]["batch_tokens"], advance)
+    device = pick_device(task["execution"]["device"])
+    model = RewardModel(Policy(**task["policies"]["reward_model"]), task["options"]["dtype"], device, "judge.model")
+    rendered = [model.rendered(row["messages"], row["text"]) for row in rows]
+    verdicts = model.verdicts(rendered, task["execution"]["batch_tokens"], advance)
     write_rows(
         folder / f"rows-{shard:05d}.arrow",
         [
-            {
-                "prompt_id": row["prompt_id"],
-                "index": row["index"],
-                "score": score if math.isfinite(score) else None,
-                "missing": None if math.isfinite(score) else "the reward model's score is not finite",
-            }
-            for row, score in zip(rows, scores, strict=True)
+            {"prompt_id": row["prompt_id"], "index": row["index"], "score": score, "missing": missing}
+            for row, (score, missing) in zip(rows, verdicts, strict=True)
         ],
     )
 
@@ -185,30 +159,23 @@ def _ask_server(folder: Path, task: dict[str, Any], shard: int, advance: Advance
     journal.unlink(missing_ok=True)
 
 
-def _usable_cores() -> int:
-    """Cores this process may use: a container may have fewer than the machine, and programs timed out for it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
-
-
 def _verify_math(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.judging.math_answers import math_verdicts
+    from selfimprove.judging.pool import usable_cores
 
     rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
     asked = [(row["text"], row["answer"]) for row in rows]
-    verdicts = math_verdicts(asked, workers=_usable_cores(), advance=advance)
+    verdicts = math_verdicts(asked, workers=usable_cores(), advance=advance)
     _write_verdicts(folder, shard, rows, [(value, None if value is None else why, why) for value, why in verdicts])
 
 
 def _verify_code(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.pool import usable_cores
     from selfimprove.judging.sandbox import Limits, run_programs
 
     rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
     jobs = [(row["program"], row["tests"]) for row in rows]
-    ran = run_programs(jobs, Limits(seconds=task["options"]["seconds"]), _usable_cores(), advance)
+    ran = run_programs(jobs, Limits(seconds=task["options"]["seconds"]), usable_cores(), advance)
     passed = [one.outcome == "passed" for one in ran]
     reasons = [None if good else f"program {one.outcome}" for one, good in zip(ran, passed, strict=True)]
     _write_verdicts(folder, shard, rows, [(float(good), why, None) for good, why in zip(passed, reasons, strict=True)])
@@ -233,6 +200,23 @@ def _write_verdicts(
     write_rows(folder / f"rows-{shard:05d}.arrow", found)
 
 
+def _rewards(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.rewarding import Answered, make_checker
+    from selfimprove.policy import Policy
+
+    groups = _by_prompt(read_rows(folder / "inputs" / "texts.arrow"))
+    rows = [row for group in shard_of(groups, shard, task["shard_groups"]) for row in group]
+    judge, journal = task["policies"].get("judge"), folder / "journal.jsonl"
+    checker = make_checker(task["options"], Policy(**judge) if judge else None, task["execution"], journal)
+    answered = [Answered(row["prompt"], row["text"], row["answer"], row["truncated"]) for row in rows]
+    found = [
+        {"prompt_id": row["prompt_id"], "index": row["index"], **one._asdict()}
+        for row, one in zip(rows, checker.check(answered, advance), strict=True)
+    ]
+    write_rows(folder / f"rows-{shard:05d}.arrow", found)
+    journal.unlink(missing_ok=True)
+
+
 def _by_prompt(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -254,6 +238,14 @@ def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> No
         train_preference(folder, task, advance)
 
 
+def _score(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.training.score_stage import train_score
+    from selfimprove.training.stages import already_trained
+
+    if not already_trained(folder):
+        train_score(folder, task, advance)
+
+
 STEPS = {
     "sample": StepKind(1, _sample, "prompts", 64, "responses"),
     "log_probs": StepKind(1, _log_probs, "responses", 64, "responses"),
@@ -262,8 +254,10 @@ STEPS = {
     "ask_server": StepKind(1, _ask_server, "questions", None, "answers"),
     "verify_math": StepKind(1, _verify_math, "rows", 64, "answers"),
     "verify_code": StepKind(1, _verify_code, "rows", 64, "programs"),
+    "rewards": StepKind(1, _rewards, "texts", 64, "answers"),
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
+    "score": StepKind(1, _score, "prompts", None, "steps"),
 }
 
 
@@ -315,7 +309,8 @@ def main() -> None:
         worker(folder, shard, _Report(folder) if first else lambda n: None)
     except SelfImproveError as error:
         if not (folder / "error.json").exists():
-            write_json(folder / "error.json", {"kind": type(error).__name__, "message": str(error)})
+            said = {"kind": type(error).__name__, "message": str(error), "history": getattr(error, "history", [])}
+            write_json(folder / "error.json", said)
         sys.exit(1)
 
 

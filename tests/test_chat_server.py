@@ -28,7 +28,7 @@ from selfimprove.judging.asking import Judge, _require_same_model
 from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.pairwise import label_preference
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.recipe import Reader, ServerOptions
+from selfimprove.recipe_sections import Reader, ServerOptions
 from selfimprove.sampling.journal import Journal
 from selfimprove.sampling.server import Server
 

@@ -19,7 +19,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from cream_evidence.claims import CLAIMS  # noqa: E402
 from cream_evidence.figures import Results  # noqa: E402
-from cream_evidence.intervals import Estimate, crossed, nested, over_seeds, share, verdict  # noqa: E402
+from cream_evidence.intervals import Estimate, crossed, drawn_seeds, nested, over_seeds, share, verdict  # noqa: E402
+from cream_evidence.lab import Lab, load_lab  # noqa: E402
+from cream_evidence.lab_claims import CLAIMS as LAB_CLAIMS  # noqa: E402
 from cream_evidence.matrix import SEEDS  # noqa: E402
 from cream_evidence.page import page_text, write_page  # noqa: E402
 
@@ -173,8 +175,48 @@ def test_a_verdict_waits_for_every_seed() -> None:
     assert "SRLM (c = 1), only seeds 2, 3" in page
 
 
+def lab_run(m2: float, m4: float, wrong: int) -> dict[str, Any]:
+    """One run on the lab model: M1 at one half, 10 telling pairs and 5 others a round, `wrong` of them wrong."""
+    values = {"M1": 0.5, "M2": m2, "M3": m2, "M4": m4}
+    one_round = {
+        "pairs": 15,
+        "labels": {"right": 10 - wrong, "wrong": wrong, "equal": 5},
+        "tau_untied": 0.5,
+        "prediction": {"auroc": 0.75},
+    }
+    return {
+        "evaluations": {"lab-evaluation": {name: {"value": value} for name, value in values.items()}},
+        "rounds": [one_round] * 3,
+    }
+
+
+def test_lab_figures_by_hand() -> None:
+    runs = {
+        "cream": {str(seed): lab_run(0.6, 0.5 + seed / 100, 2) for seed in range(10)},
+        "srlm": {str(seed): lab_run(0.6, 0.4, 6) for seed in range(9)} | {"9": {"stopped": "a gate"}},
+    }
+    lab = Lab(runs)
+    assert ends(lab.change("srlm", "M4")) == pytest.approx((-0.1, -0.1, -0.1))
+    assert ends(lab.change("cream", "M4"))[0] == pytest.approx(0.045)
+    difference = lab.difference("cream", "srlm")
+    assert difference and difference.n == 9
+    assert difference.value == pytest.approx(0.14)  # the mean of 0 to 8 is 4
+    assert ends(lab.wrong("cream"))[0] == pytest.approx(0.2)
+    assert ends(lab.equal("cream"))[0] == pytest.approx(1 / 3)
+    verdicts = {claim.number: claim.verdict(lab) for claim in LAB_CLAIMS}
+    assert {verdicts[number] for number in ("1a", "2", "3", "8b")} == {"not finished"}  # a seed of SRLM is missing
+    assert {verdicts[number] for number in ("4", "6", "7a", "9")} == {"not run"}
+    assert (verdicts["1b"], verdicts["8a"]) == ("holds", "holds")
+
+
+def test_drawn_seeds_is_the_percentile_bootstrap() -> None:
+    # As for the crossed interval of one seed: half of ten are 1, so the ends are 2 and 8 of 10.
+    assert ends(drawn_seeds([0, 1] * 5)) == pytest.approx((0.5, 0.2, 0.8))
+
+
 def test_page_of_nothing_is_a_page(tmp_path: Path) -> None:
     assert write_page(tmp_path, {"runs": {}, "missing": {}}).is_file()
+    assert write_page(tmp_path, {"runs": {}, "missing": {}}, {"lab-cream": {}}).is_file()
 
 
 def test_committed_page_is_what_results_give(tmp_path: Path) -> None:
@@ -184,7 +226,7 @@ def test_committed_page_is_what_results_give(tmp_path: Path) -> None:
         assert len({one["policies"]["M1"]["digest"] for one in others}) == 1
         assert len({one["policies"]["M0"]["right"] for one in results["runs"].values()}) == 1
         assert {len(one["right"]) for one in run["policies"].values()} == {198}
-    assert write_page(tmp_path, results).read_text() == (DOCS / "cream.md").read_text()
+    assert write_page(tmp_path, results, load_lab()).read_text() == (DOCS / "cream.md").read_text()
     pinned = re.search(r"^matplotlib==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
     for plot in sorted((DOCS / "cream").glob("*.svg")):

@@ -20,7 +20,8 @@ from selfimprove.chat import end_of_turn_id, render_example, stop_ids
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
 from selfimprove.errors import GateError, RunFailed
 from selfimprove.execute import run
-from selfimprove.recipe import Gates, Recipe
+from selfimprove.recipe import Recipe
+from selfimprove.recipe_sections import Gates
 from selfimprove.reporting.events import read_events
 from selfimprove.reporting.terminal import Progress
 

@@ -29,7 +29,8 @@ from selfimprove.judging.pairs import best_and_worst, random_scores, softened
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.loop import Loop
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
-from selfimprove.recipe import JudgeOptions, Recipe
+from selfimprove.recipe import Recipe
+from selfimprove.recipe_sections import JudgeOptions
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.scoring import Group, summed_log_probs

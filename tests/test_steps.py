@@ -36,18 +36,18 @@ from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop import Loop
 from selfimprove.policy import ModelPool, Policy, resolve_policy
-from selfimprove.recipe import (
+from selfimprove.recipe import Recipe
+from selfimprove.recipe_sections import (
     JudgeOptions,
     Lora,
     Optimisation,
     Prices,
     Reader,
-    Recipe,
     Sampling,
     ServerOptions,
     Sft,
     Training,
-    _model_of,
+    model_of,
 )
 from selfimprove.reporting.terminal import Progress
 from selfimprove.steps import StepRequest, run_step
@@ -316,7 +316,7 @@ def test_a_served_judge_s_key_is_its_model_version_and_questions(
 
 def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        inner = _model_of(field.annotation)
+        inner = model_of(field.annotation)
         if prefix + name == "folder":
             continue
         leaf = inner is None or inner is DataSource
@@ -680,7 +680,7 @@ _PREFILL = (
 )
 _TRAINING = tuple(
     f"selfimprove.training.stages:{name}"
-    for name in ("_arguments", "_trainable_model", "_train", "_padded", "batch_split", "save_policy", "optimizer_steps")
+    for name in ("training_arguments", "trainable_model", "run_training", "_padded", "batch_split", "save_policy", "optimizer_steps")
 )
 SOURCES: dict[str, Sequence[str]] = {
     "sample": (
@@ -746,7 +746,7 @@ SOURCES: dict[str, Sequence[str]] = {
     "sft": (
         "selfimprove.worker:_sft",
         "selfimprove.training.stages:train_sft",
-        "selfimprove.training.stages:_Checkpoints.on_step_end",
+        "selfimprove.training.stages:Checkpoints.on_step_end",
         *_TRAINING,
         *_LOADING[:2],
     ),

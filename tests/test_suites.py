@@ -32,7 +32,8 @@ from selfimprove.judging.asking import Judge
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.judging.sandbox import sandbox_problem
 from selfimprove.policy import Policy, resolve_policy
-from selfimprove.recipe import Reader, Recipe, make_recipe
+from selfimprove.recipe import Recipe, make_recipe
+from selfimprove.recipe_sections import Reader
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.shipped import shipped_suites

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfimprove.artefacts import Artefact, Store, write_rows
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.policy import MODELS, Policy, model_digest, resolve_policy
-from selfimprove.recipe import Lora
+from selfimprove.recipe_sections import Lora
 from selfimprove.reporting.terminal import Progress
 from selfimprove.scoring import Group, summed_log_probs
 from selfimprove.steps import StepRequest, run_step
@@ -134,7 +134,7 @@ def built_trainer(folder: Path, made: StepRequest, monkeypatch: pytest.MonkeyPat
     """The trainer of a step as it stands before its first step."""
     built: list[Any] = []
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "_train", lambda trainer, folder, callback: built.append(trainer))
+        patched.setattr(stages, "run_training", lambda trainer, folder, callback: built.append(trainer))
         WORK[made.step](folder, prepare(folder, made), lambda n: None)
     return built[0]
 

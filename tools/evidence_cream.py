@@ -3,7 +3,9 @@
     python tools/evidence_cream.py run FOLDER      # the whole matrix of 21 runs, resumable (hours on two cores)
     python tools/evidence_cream.py compare FOLDER  # how far M3 agrees with M2, for CREAM and SRLM (minutes a run)
     python tools/evidence_cream.py collect FOLDER  # docs/evidence/cream/results.json: raw values per seed
-    python tools/evidence_cream.py page            # docs/evidence/cream.md and its plots, from results.json alone
+    python tools/evidence_cream.py page            # docs/evidence/cream.md and its plots, from the results alone
+
+The lab model's results are made by `python -m benchmarks.lab.run` and `--family cream-small-step`.
 
 `collect` takes the runs that are finished, keeps those that results.json has from other folders, and names the others.
 """
@@ -17,6 +19,7 @@ import sys
 from pathlib import Path
 
 from cream_evidence.collect import collect, write_results
+from cream_evidence.lab import load_lab
 from cream_evidence.matrix import compare_last, matrix, run_matrix
 from cream_evidence.page import write_page
 
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_results(file, results)
             print(f"{file}: {len(results['runs'])} finished runs, {len(results['missing'])} missing")
         else:
-            print(write_page(given.docs, json.loads(file.read_text(encoding="utf-8"))))
+            print(write_page(given.docs, json.loads(file.read_text(encoding="utf-8")), load_lab()))
     except SelfImproveError as error:
         print(error, file=sys.stderr)
         return 1

@@ -31,7 +31,8 @@ from selfimprove.policy import Policy
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
-    from selfimprove.recipe import Recipe, SuiteChoice
+    from selfimprove.recipe import Recipe
+    from selfimprove.recipe_sections import SuiteChoice
 
 
 class Evaluator:

@@ -1,5 +1,6 @@
 """Self-correction (SCoRe, arXiv 2409.12917): a policy reads its own first attempt and answers again, with no word on
-whether the first was right. Every turn is a step; what was sampled is read again token for token."""
+whether the first was right. Every turn is a step; what was sampled is read again token for token. In between the
+policy may write feedback on its attempt (Self-Refine, Madaan et al., arXiv 2303.17651): read again, and not scored."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.chat import Message, append_turn
+from selfimprove.chat import Message
 from selfimprove.data.rows import RenderedPrompt, Response
 from selfimprove.data.sources import Prompt
 from selfimprove.evaluation.code_tasks import QUESTIONS, program_of
@@ -19,6 +20,7 @@ from selfimprove.evaluation.corrections import (
     accuracy,
     correction_figures,
     difference,
+    share,
     vote,
 )
 from selfimprove.evaluation.dialogues import draw_by_group, rendered_items
@@ -26,8 +28,8 @@ from selfimprove.evaluation.matches import require_enough
 from selfimprove.evaluation.outcome import Outcome
 from selfimprove.evaluation.suites import Loaded, SelfCorrection, exact_match, normalized
 from selfimprove.judging.math_answers import stated_answer
-from selfimprove.policy import Policy, load_tokenizer
-from selfimprove.run_data import content, context_tokens
+from selfimprove.policy import Policy
+from selfimprove.run_data import content, next_turn
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
@@ -51,13 +53,15 @@ def correct(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
     greedy = suite.model_copy(update={"temperature": 0.0, "temperatures": {}}) if suite.samples else suite
     what = f"{suite.name} with {policy.name}"
     said: list[Said] = []
+    feedback: list[Mapping[str, Response]] = []
     read: Sequence[RenderedPrompt] = prompts
     for turn in range(1, suite.turns + 1):
-        drawn = draw_by_group(loop, greedy, asked, read, policy, f"{what}, turn {turn}") if read else {}
-        responses = {id: found[0] for id, found in drawn.items()}
+        responses = _one_each(loop, greedy, asked, read, policy, f"{what}, turn {turn}")
         said += [(item.id, responses.get(item.id)) for item in items]
         if turn < suite.turns:
-            read = next_turn(suite, policy, read, responses)
+            later = _later(loop, greedy, asked, read, policy, responses, f"{what}, turn {turn}, feedback")
+            read = later.read
+            feedback.append(later.feedback)
     attempts = _checked(loop, suite, items, said, f"check {suite.name} of {policy.name}")
     turns = [attempts[start : start + len(items)] for start in range(0, len(attempts), len(items))]
     values = [one.value for one in turns[-1]]
@@ -66,8 +70,9 @@ def correct(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
     figures = correction_figures(turns) | {
         "checker": suite.checker,
         "instruction": suite.instruction,
+        "feedback": _feedback_figures(suite.feedback, feedback),
         "vote": _votes(loop, suite, items, asked, prompts, policy) if suite.samples else None,
-        "examples": _examples(items, turns),
+        "examples": _examples(items, turns, feedback),
     }
     failures = Counter(one.failure for one in turns[-1] if one.failure)
     more: dict[str, Any] = {"missing": missing} if missing else {}
@@ -82,18 +87,59 @@ def _asked(suite: SelfCorrection, item: Prompt) -> Prompt:
     return replace(item, messages=(question,))
 
 
-def next_turn(
-    suite: SelfCorrection, policy: Policy, prompts: Sequence[RenderedPrompt], responses: Mapping[str, Response]
-) -> list[RenderedPrompt]:
-    """What was read, what was then written, and the instruction: the ids as they are, with those of the instruction
-    behind them. Dialogues that leave no room for an answer have no next turn."""
-    tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
-    longer = []
-    for prompt in prompts:
-        ids = append_turn(tokenizer, [*prompt.prompt_ids, *responses[prompt.id].ids], suite.instruction)
-        if len(ids) + suite.max_new_tokens <= room:
-            longer.append(RenderedPrompt(prompt.id, tuple(ids), suite.instruction))
-    return longer
+def _one_each(
+    loop: Inference,
+    suite: SelfCorrection,
+    items: Sequence[Prompt],
+    prompts: Sequence[RenderedPrompt],
+    policy: Policy,
+    label: str,
+) -> dict[str, Response]:
+    """A response to every prompt, by item id."""
+    drawn = draw_by_group(loop, suite, items, prompts, policy, label) if prompts else {}
+    return {id: found[0] for id, found in drawn.items()}
+
+
+@dataclass(frozen=True)
+class _Later:
+    """What the next attempts read, and the feedback in between: as it was written, and what was read for it."""
+
+    read: Sequence[RenderedPrompt]
+    feedback: Mapping[str, Response]
+    asked_for_feedback: Sequence[RenderedPrompt]
+
+
+def _later(
+    loop: Inference,
+    suite: SelfCorrection,
+    items: Sequence[Prompt],
+    read: Sequence[RenderedPrompt],
+    policy: Policy,
+    responses: Mapping[str, Response],
+    label: str,
+) -> _Later:
+    """The next attempts' prompts. Dialogues that leave no room for the feedback or the answer have none."""
+    asked: list[RenderedPrompt] = []
+    feedback: dict[str, Response] = {}
+    if suite.feedback is not None:
+        new_tokens = suite.feedback_new_tokens or suite.max_new_tokens
+        asked = next_turn(policy, read, responses, suite.feedback, new_tokens)
+        its_length = suite.model_copy(update={"max_new_tokens": new_tokens})
+        feedback = _one_each(loop, its_length, items, asked, policy, label)
+        read, responses = asked, feedback
+    return _Later(next_turn(policy, read, responses, suite.instruction, suite.max_new_tokens), feedback, asked)
+
+
+def _feedback_figures(instruction: str | None, feedback: Sequence[Mapping[str, Response]]) -> dict[str, Any] | None:
+    """How feedback was asked for, the share of it that was cut off, and its mean tokens; None without any."""
+    if instruction is None:
+        return None
+    written = [one for turn in feedback for one in turn.values()]
+    return {
+        "instruction": instruction,
+        "truncated": share([one.finish == "length" for one in written]),
+        "tokens": _tokens(written) / len(written) if written else None,
+    }
 
 
 def _checked(
@@ -164,12 +210,11 @@ def _votes(
     pool = draw_by_group(loop, suite, asked, prompts, policy, f"{what}, {2 * k} first attempts", 2 * k)
     firsts = {f"{id}|{one.index}": one for id, found in pool.items() for one in found[:k]}
     each = [replace(prompt, id=f"{prompt.id}|{place}") for prompt in prompts for place in range(k)]
-    read = next_turn(suite, policy, each, firsts)
     whose = [replace(item, id=f"{item.id}|{place}") for item in asked for place in range(k)]
-    drawn = draw_by_group(loop, suite, whose, read, policy, f"{what}, {k} corrections") if read else {}
-    seconds = {id: found[0] for id, found in drawn.items()}
+    later = _later(loop, suite, whose, each, policy, firsts, f"{what}, {k} feedbacks")
+    seconds = _one_each(loop, suite, whose, later.read, policy, f"{what}, {k} corrections")
 
-    written = _tokens(firsts.values()) + _tokens(seconds.values())
+    written = _tokens([*firsts.values(), *later.feedback.values(), *seconds.values()])
     affordable = max(written * 2 * k // _tokens(one for found in pool.values() for one in found), 1)
     at_equal = min(affordable, 2 * k * _MOST_FIRST_ATTEMPTS)
     more: dict[str, list[Response]] = {}
@@ -181,10 +226,12 @@ def _votes(
         more = {id.removesuffix("|more"): responses for id, responses in found.items()}
     longer = {id: [*found, *more.get(id, ())][:at_equal] for id, found in pool.items()}
 
-    once = sum(len(prompt.prompt_ids) for prompt in prompts)
+    once, again = (
+        sum(len(prompt.prompt_ids) for prompt in some) for some in (prompts, [*later.asked_for_feedback, *later.read])
+    )
     corrected = {id: [seconds.get(f"{id}|{place}") for place in range(k)] for id in pool}
     arms = {
-        "corrected": _Arm(2 * k, corrected, written, once + sum(len(prompt.prompt_ids) for prompt in read)),
+        "corrected": _Arm(2 * k, corrected, written, once + again),
         "parallel": _Arm(2 * k, pool, _tokens(one for found in pool.values() for one in found), once),
         "equal_tokens": _Arm(at_equal, longer, _tokens(one for found in longer.values() for one in found), once),
     }
@@ -214,8 +261,11 @@ def _tokens(responses: Iterable[Response]) -> int:
     return sum(len(one.ids) for one in responses)
 
 
-def _examples(items: Sequence[Prompt], turns: Sequence[Sequence[Attempt]]) -> list[dict[str, Any]]:
-    """Some items of each of the four transitions, in the items' order: two of each first, then whatever comes."""
+def _examples(
+    items: Sequence[Prompt], turns: Sequence[Sequence[Attempt]], feedback: Sequence[Mapping[str, Response]]
+) -> list[dict[str, Any]]:
+    """Some items of each of the four transitions, in the items' order: two of each first, then whatever comes. An
+    attempt's `feedback` is what was written before it."""
     kinds: Counter[tuple[float | None, float | None]] = Counter()
     first: list[int] = []
     others: list[int] = []
@@ -228,8 +278,13 @@ def _examples(items: Sequence[Prompt], turns: Sequence[Sequence[Attempt]]) -> li
             "prompt": content(items[place]),
             "answer": items[place].answer,
             "attempts": [
-                {"text": one[place].text, "value": one[place].value, "why": one[place].failure or one[place].missing}
-                for one in turns
+                {
+                    "text": one[place].text,
+                    "value": one[place].value,
+                    "why": one[place].failure or one[place].missing,
+                    **({"feedback": before[items[place].id].text} if items[place].id in before else {}),
+                }
+                for one, before in zip(turns, [{}, *feedback], strict=True)
             ],
         }
         for place in sorted((first + others)[:_EXAMPLES])

@@ -18,10 +18,9 @@ from selfimprove.data.labelled import LabelledPair, load_labelled_pairs
 from selfimprove.data.sources import DataSource, Prompt, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS, program_of
-from selfimprove.recipe import Reader, ServerOptions
+from selfimprove.recipe_sections import Normalize, Reader, ServerOptions
 from selfimprove.shipped import shipped_suites, suites_folder
 
-Normalize = Literal["lower", "strip", "final_period", "after_answer"]
 Source = Annotated[DataSource, BeforeValidator(lambda v: {"path": v} if isinstance(v, str) else v)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -97,10 +96,16 @@ class Code(_Checked):
 class SelfCorrection(_Checked):
     """The first turn asks; each later one shows the policy its own attempts and an `instruction` that does not say
     whether they were right. `checker`: what is right, as in the suites of that kind. `samples`: besides the turns, then
-    greedy, so many first attempts with one correction each at `temperature` vote against twice as many first ones."""
+    greedy, so many first attempts with one correction each at `temperature` vote against twice as many first ones.
+
+    `feedback` (Self-Refine, arXiv 2303.17651): an instruction by which the policy first writes what is to be said
+    about its attempt, in at most `feedback_new_tokens` (by default `max_new_tokens`); only then comes `instruction`.
+    """
 
     kind: Literal["self_correction"]
     instruction: Annotated[str, Field(min_length=1)]
+    feedback: Annotated[str, Field(min_length=1)] | None = None
+    feedback_new_tokens: Positive | None = None
     turns: Annotated[int, Field(ge=2)] = 2
     checker: Literal["exact_match", "math", "code"] = "exact_match"
     normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
@@ -112,6 +117,8 @@ class SelfCorrection(_Checked):
     def _goes_together(self) -> Self:
         if (self.checker == "code") != (self.tests is not None):
             raise ValueError("checker code needs `tests` (humaneval or mbpp), and no other checker takes it")
+        if self.feedback_new_tokens and self.feedback is None:
+            raise ValueError("`feedback_new_tokens` belongs to `feedback`, the instruction that asks for it")
         if self.samples and self.checker == "code":
             raise ValueError("`samples` vote for the most frequent answer, and programs are seldom equal: leave it out")
         if self.samples and not (self.temperature or self.temperatures):

@@ -14,7 +14,7 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
-from selfimprove.recipe import Prices, Reader
+from selfimprove.recipe_sections import Prices, Reader
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -12,15 +12,15 @@ from selfimprove.errors import InputError
 Verdict = tuple[float | None, str | None]
 
 
-def load_function(name: str) -> Callable[[str, str, str | None], object]:
-    """The function a recipe names; `InputError` where it cannot be imported."""
+def load_function(name: str, where: str = "iterative_dpo.judge.function") -> Callable[[str, str, str | None], object]:
+    """The function a recipe names under the key `where`; `InputError` where it cannot be imported."""
     module, colon, attribute = name.partition(":")
     try:
         if not colon:
             raise ImportError("expected module:function")
         function: Callable[[str, str, str | None], object] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"iterative_dpo.judge.function: {name!r} cannot be imported: {error}") from error
+        raise InputError(f"{where}: {name!r} cannot be imported: {error}") from error
     return function
 
 

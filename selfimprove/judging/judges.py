@@ -16,7 +16,7 @@ from selfimprove.judging.pairs import random_scores
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.policy import Policy, resolve_policy
-from selfimprove.recipe import JudgeOptions
+from selfimprove.recipe_sections import JudgeOptions
 
 if TYPE_CHECKING:
     from selfimprove.loop import Loop

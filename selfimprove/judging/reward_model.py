@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from selfimprove.batching import pad_right, token_budget_batches
+from selfimprove.chat import Message, render_example
+from selfimprove.errors import InputError
+from selfimprove.judging.functions import Verdict
+from selfimprove.policy import Policy, load_tokenizer, pick_dtype
+
+
+class RewardModel:
+    """The classifier in memory. `where` is the recipe's key, for messages; InputError where it has no trained head."""
+
+    def __init__(self, policy: Policy, dtype: str, device: str, where: str) -> None:
+        from transformers import AutoModelForSequenceClassification
+
+        self._tokenizer = load_tokenizer(policy)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            policy.base,
+            dtype=pick_dtype(dtype, device),
+            num_labels=1,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if loading["missing_keys"]:
+            raise InputError(
+                f"{where}: {policy.base} has no trained classification head ({', '.join(loading['missing_keys'])} "
+                "would be drawn at random); a reward model is a sequence classifier with one output"
+            )
+        model.to(device)
+        if model.config.pad_token_id is None:
+            pad = self._tokenizer.pad_token_id
+            model.config.pad_token_id = self._tokenizer.eos_token_id if pad is None else pad
+        self._model = model.eval()
+
+    def rendered(self, messages: Sequence[Message], text: str) -> list[int]:
+        """The conversation and its answer as the classifier's token ids."""
+        return [id for part in render_example(self._tokenizer, list(messages), text) for id in part]
+
+    def verdicts(
+        self, conversations: Sequence[Sequence[int]], batch_tokens: int, advance: Callable[[int], None]
+    ) -> list[Verdict]:
+        """Its logit for each conversation (token ids); one that is not finite is missing."""
+        scores = classifier_scores(self._model, conversations, batch_tokens, advance)
+        return [(one, None) if math.isfinite(one) else (None, _NOT_FINITE) for one in scores]
+
+
+_NOT_FINITE = "the reward model's score is not finite"
 
 
 @torch.inference_mode()

@@ -186,6 +186,8 @@ def correction_notes(by_policy: dict[str, Event]) -> list[str]:
         f"turn 1 to turn {last}. Edit ratio: edit distance / both lengths. [95%]: Wilson's for shares, bootstrap over "
         "items for differences and the ratio."
     ]
+    if any(dig(event, KEY, "feedback") for event in by_policy.values()):
+        notes.append("Before each later attempt the policy wrote feedback on its own answer (Self-Refine).")
     votes = [found for event in by_policy.values() if (found := as_dict(dig(event, KEY, "vote")))]
     if votes:
         notes.append(

@@ -109,10 +109,18 @@ def _attempts(one: dict[str, Any]) -> Judged:
         figures=[("reference", answer if len(answer) <= 80 else answer[:79] + "…")] if answer else [],
         why="",
         sides=[
-            Side(f"turn {turn}", _outcome_of(attempt), _words(dig(attempt, "text")))
+            side
             for turn, attempt in enumerate(attempts if isinstance(attempts, list) else [], 1)
+            for side in _sides(turn, attempt)
         ],
     )
+
+
+def _sides(turn: int, attempt: Any) -> list[Side]:
+    """An attempt, after the feedback that the policy wrote before it (Self-Refine)."""
+    said = _words(dig(attempt, "feedback"))
+    feedback = [Side("feedback", "", said)] if said else []
+    return [*feedback, Side(f"turn {turn}", _outcome_of(attempt), _words(dig(attempt, "text")))]
 
 
 def _outcome_of(attempt: Any) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfimprove.reporting import correction_plots, evaluation_plots, preference_plots, round_plots
+from selfimprove.reporting import correction_plots, evaluation_plots, preference_plots, round_plots, score_plots
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.figures import (
     COLOURS,
@@ -117,6 +117,7 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             f"Mean reward in bins of length. {_BARS[:-1]} over prompts.",
             round_plots.reward_by_length,
         ),
+        *(("score", *one) for one in score_plots.DRAWERS),
         ("training", "Loss of the SFT", "", partial(_losses, stage="sft")),
         (
             "training",

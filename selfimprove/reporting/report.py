@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.reporting import correction_tables, preference_tables, tables
+from selfimprove.reporting import correction_tables, preference_tables, score_tables, tables
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
 from selfimprove.reporting.examples import examples_of
 from selfimprove.reporting.judged_examples import JudgedExamples, judged_examples
@@ -193,6 +193,23 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             "Lengths are of the responses sampled in the round, in tokens. The correlation of reward and length is "
             "Spearman's, over all responses; its interval comes from drawing prompts anew.",
             [("Lengths", tables.length_table(events))],
+        ),
+        (
+            "score",
+            "What did the reinforcement learning do?",
+            score_tables.sampled_note(events),
+            [
+                *score_tables.stage_tables(events),
+                ("Probe prompts", score_tables.probes_table(events)),
+                ("Time of an update", score_tables.times_table(events)),
+            ],
+        ),
+        (
+            "traces",
+            "Which traces were kept?",
+            "A trace is a first attempt of the policy with its second one behind it. Counts of traces, by what became "
+            "of the first attempt.",
+            [("Traces", score_tables.traces_table(events))],
         ),
         ("training", "Training", "", [("Training stages", tables.training_table(events))]),
         (

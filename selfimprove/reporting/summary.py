@@ -210,11 +210,13 @@ STAGES = {
     "log_probs": "scoring",
     "sft": "SFT",
     "dpo": "DPO",
+    "score": "SCoRe",
     "reward_model": "reward model",
     "function": "judge function",
     "ask_server": "judging",
     "verify_math": "checking",
     "verify_code": "running programs",
+    "rewards": "checking",
 }
 
 
@@ -222,7 +224,7 @@ def stage_of(step: Event) -> str:
     """What a step was for, in words. Sampling has three uses, which its label tells apart; a suite that is scored and
     not sampled counts as scoring."""
     kind, name = text(step.get("step")), text(step.get("label"))
-    if kind == "sample" and name and not name.startswith("sample "):
+    if kind == "sample" and name and not name.startswith(("sample ", "second attempts ")):
         return "judging" if name.endswith(")") else "evaluation"
     return STAGES.get(kind, kind)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from selfimprove.evaluation.statistics import bootstrap_interval, wilson_interval
 from selfimprove.reporting.events import Event
+from selfimprove.reporting.score_stages import stage_name
 from selfimprove.reporting.summary import (
     between,
     count,
@@ -217,12 +218,13 @@ def training_table(events: Sequence[Event]) -> Table:
         last = next(reversed(as_list(event.get("history"))), None)
         rows.append(
             [
-                text(event.get("stage")),
+                stage_name(event) if event.get("stage") == "score" else text(event.get("stage")),
                 text(event.get("policy")),
                 count(event.get("examples")),
                 short(event.get("epochs")),
                 count(dig(last, "step")),
-                fixed(dig(last, "loss"), 4),
+                # a policy gradient's loss has no unit, and says nothing about what was learned
+                "" if event.get("stage") == "score" else fixed(dig(last, "loss"), 4),
                 duration(event.get("seconds")),
             ]
         )

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from selfimprove.reporting.events import Event
+from selfimprove.reporting.score_stages import END, stage_rows
 from selfimprove.reporting.summary import duration, evaluations_of, first_metric, policy_rows
 from selfimprove.reporting.text import printable, visible
 
-__all__ = ["Progress", "printable", "rounds_table"]
+__all__ = ["Progress", "printable", "rounds_table", "stages_table"]
 
 
 @dataclass
@@ -192,3 +193,26 @@ def _caption(against: list[str], unit: str) -> str:
         f"{change}C: ranking consistency; right: labels that prefer the right answer; "
         "|h|: mean trained margin; of the round that made the policy."
     )
+
+
+def stages_table(events: Sequence[Event]) -> Table:
+    """A line for each stage of SCoRe, at most 80 columns wide: what its last samples were like."""
+    rows = stage_rows(events)
+    table = Table(
+        title="SCoRe's training, in %" if rows else None,
+        title_justify="left",
+        caption=f"Means of the last {END} updates' own samples (of a stage of fewer than {2 * END}, its second half) ± "
+        "one standard error; no evaluation. KL: nats per token to the base, turn 1 / turn 2.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0),
+        collapse_padding=True,
+    )
+    table.add_column("stage", overflow="ellipsis", no_wrap=True, max_width=9)
+    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
+    for header in ("updates", "Acc@t1", "Acc@t2", "Delta", "copied", "KL"):  # these wrap before anything is cut off
+        table.add_column(header, justify="right")
+    for row in rows:
+        table.add_row(*(printable(cell) if cell else "-" for cell in row))
+    return table

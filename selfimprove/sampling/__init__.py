@@ -50,8 +50,13 @@ class Sampler(Protocol):
 
     name: str
 
-    def set_weights(self, policy: Policy) -> None:
-        """Makes `policy` the one that is sampled from."""
+    def set_weights(self, policy: Policy, model: Any = None) -> None:
+        """Makes `policy` the one that is sampled from.
+
+        `model`: the policy as it stands in this process's memory while it is trained, in evaluation mode. The
+        transformers sampler samples from it, whatever the policy's folder holds; vLLM reads the folder and checks
+        itself against the model.
+        """
 
     def sample(
         self, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]

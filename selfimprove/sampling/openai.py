@@ -47,7 +47,7 @@ class OpenAISampler:
         self._answers_as: dict[str, str] = {}  # by the model asked for: its name in the server's answers
         self._needs_log_probs, self._gives_log_probs = needs_log_probs, False
 
-    def set_weights(self, policy: Policy) -> None:
+    def set_weights(self, policy: Policy, model: Any = None) -> None:
         """A LoRA adapter on the served base is loaded into a vLLM server that takes adapters; other new weights are an
         `InputError`. vLLM on the CPU (0.32) mixes up an adapter and its base when both are asked at a time."""
         weights, served = ((p.base_digest, p.adapter_digest) for p in (policy, self._served))

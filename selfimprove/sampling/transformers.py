@@ -8,6 +8,7 @@ seed alone, not on its neighbours), a prompt is computed once, and finished rows
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,10 @@ class TransformersSampler:
     def __init__(self, dtype: torch.dtype, device: str, batch_tokens: int) -> None:
         self._dtype, self._device, self._batch_tokens = dtype, device, batch_tokens
         self._policy: Policy | None = None
+        self._model: Any = None
 
-    def set_weights(self, policy: Policy) -> None:
-        self._policy = policy
+    def set_weights(self, policy: Policy, model: Any = None) -> None:
+        self._policy, self._model = policy, model
 
     @torch.inference_mode()
     def sample(
@@ -90,7 +92,11 @@ class TransformersSampler:
     ) -> list[list[Sampled]]:
         if self._policy is None:
             raise RuntimeError("set_weights comes before sample")
-        model, as_policy = MODELS.get(self._policy, self._dtype, self._device)
+        model, as_policy = (
+            (self._model, nullcontext())
+            if self._model is not None
+            else MODELS.get(self._policy, self._dtype, self._device)
+        )
         results: list[list[Sampled]] = [[] for _ in requests]
         # A request is one item; its cost is that of all its rows, so a batch keeps a prompt's responses together.
         costs = [request.n * (len(request.prompt_ids) + decoding.max_new_tokens) for request in requests]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -265,11 +265,11 @@ class VllmSampler:
             "compile": False,
         }
 
-    def set_weights(self, policy: Policy) -> None:
+    def set_weights(self, policy: Policy, model: Any = None) -> None:
         """Swaps the engine's weights, and proves it: the log-probs of a fixed text must have changed with the digest,
-        and (CPU) be those of the trainer's own forward."""
+        and (CPU, or where the trainer's `model` is given) be those of the trainer's own forward."""
         verify_policy(policy)
-        if not self._options["on_cpu"]:
+        if not self._options["on_cpu"] and model is None:
             MODELS.free()
         before = ENGINE.pid
         ENGINE.ensure(policy, self._options, self._log)
@@ -277,7 +277,7 @@ class VllmSampler:
         probe = ENGINE.ask("set_weights", policy)
         if not probe["changed"]:
             if self._options["on_cpu"] and ENGINE.pid != before:  # as it was started, it holds this policy
-                self._agrees(policy, probe)
+                self._agrees(policy, probe, model)
             return
         ENGINE.history.append({"what": "swap", "policy": policy.name, "seconds": round(time.monotonic() - began, 2)})
         if probe["before"] == probe["after"]:
@@ -285,12 +285,13 @@ class VllmSampler:
                 f"vLLM was given the weights of {policy.name}, and the log-probs of a fixed text are bit for bit what "
                 "they were before: it still samples from the old ones"
             )
-        if self._options["on_cpu"]:
-            self._agrees(policy, probe)
+        if self._options["on_cpu"] or model is not None:
+            self._agrees(policy, probe, model)
 
-    def _agrees(self, policy: Policy, probe: dict[str, Any]) -> None:
+    def _agrees(self, policy: Policy, probe: dict[str, Any], own: Any) -> None:
         first, *rest = probe["ids"]
-        model, as_policy = MODELS.get(policy, pick_dtype(self._dtype, self._device), self._device)
+        dtype = pick_dtype(self._dtype, self._device)
+        model, as_policy = (own, nullcontext()) if own is not None else MODELS.get(policy, dtype, self._device)
         with as_policy:
             ((ours,),) = summed_log_probs(model, [Group((first,), (tuple(rest),))], 1024)
         difference = abs(ours - sum(probe["after"])) / len(rest)

@@ -18,7 +18,8 @@ import yaml
 from selfimprove.errors import InputError
 
 if TYPE_CHECKING:
-    from selfimprove.recipe import Recipe, Training
+    from selfimprove.recipe import Recipe
+    from selfimprove.recipe_sections import Training
 
 KINDS = ("FSDP", "DEEPSPEED", "MULTI_GPU")
 

@@ -32,7 +32,7 @@ Advance = Callable[[int], None]
 _WHOLE = "whole"  # marks a checkpoint that was written to its end
 
 
-class _Checkpoints(TrainerCallback):
+class Checkpoints(TrainerCallback):
     """Marks whole checkpoints, keeps intermediate policies, reports progress, stops on a non-finite loss."""
 
     def __init__(self, folder: Path, keep_at: dict[int, str], advance: Advance) -> None:
@@ -50,6 +50,10 @@ class _Checkpoints(TrainerCallback):
         self.advance(1)
         if (name := self.keep_at.get(state.global_step)) and not (self.folder / name).exists():
             save_policy(self.trainer, self.folder / name)
+
+    def finish(self, trainer: Any) -> None:
+        """Saves the trained policy: last of all, since it says that the training is over."""
+        save_policy(trainer, self.folder / "policy")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss")
@@ -99,7 +103,7 @@ def batch_split(batch_size: int, micro_batch_size: int, processes: int) -> tuple
     return micro, per_process // micro
 
 
-def _arguments(task: dict[str, Any], folder: Path, rows: int, device: str, processes: int) -> dict[str, Any]:
+def training_arguments(task: dict[str, Any], folder: Path, rows: int, device: str, processes: int) -> dict[str, Any]:
     """What SFTConfig and DPOConfig have in common; every default of TRL that would surprise is undone."""
     options, execution = task["options"], task["execution"]
     single_step = optimizer_steps(rows, options["batch_size"], options["epochs"]) == 1
@@ -134,14 +138,14 @@ def _arguments(task: dict[str, Any], folder: Path, rows: int, device: str, proce
     }
 
 
-def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed: int) -> Any:
+def trainable_model(policy: Policy, options: dict[str, Any], device: str, seed: int) -> Any:
     """The policy ready to train: its adapter goes on, a new adapter starts as the identity, or all weights train."""
     lora = options["lora"]
     half = options["dtype"] == "bfloat16"
     # Full weights keep fp32 masters under bf16 autocast; a frozen base can be bf16 itself.
     dtype = torch.bfloat16 if half and lora else torch.float32
     # With several processes the trainer places each one's copy on its own device.
-    model = load_base(policy, dtype, device if _world_size() == 1 else "cpu")
+    model = load_base(policy, dtype, device if world_size() == 1 else "cpu")
     set_seed(seed)
     if policy.adapter is not None:
         from peft import PeftModel
@@ -174,7 +178,7 @@ def _trainable_model(policy: Policy, options: dict[str, Any], device: str, seed:
     )
 
 
-def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
+def run_training(trainer: Any, folder: Path, callback: Checkpoints) -> None:
     callback.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
@@ -192,7 +196,7 @@ def _train(trainer: Any, folder: Path, callback: _Checkpoints) -> None:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if trainer.is_world_process_zero():
             write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
-        save_policy(trainer, folder / "policy")  # last: it says that the training is over
+        callback.finish(trainer)
 
 
 def _padded(rows: list[dict[str, Any]], multiple: int, blank: Callable[[dict[str, Any]], dict[str, Any]]) -> Dataset:
@@ -215,7 +219,7 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     """SFT on (prompt_ids, response_ids) rows; only response tokens are trained. `options["keep_at"]` is the share
     of the training after which `policy-middle/` is saved, or None."""
     options, policy = task["options"], Policy(**task["policies"]["start"])
-    device, processes = pick_device(task["execution"]["device"]), _world_size()
+    device, processes = pick_device(task["execution"]["device"]), world_size()
     rows = [
         {
             "input_ids": row["prompt_ids"] + row["response_ids"],
@@ -225,9 +229,10 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     ]
     data = _padded(rows, options["batch_size"], lambda row: {**row, "labels": [-100] * len(row["labels"])})
     trainer = SFTTrainer(
-        model=_trainable_model(policy, options, device, task["seed"]),
+        model=trainable_model(policy, options, device, task["seed"]),
         args=SFTConfig(
-            **_arguments(task, folder, len(rows), device, processes), dataset_kwargs={"skip_prepare_dataset": True}
+            **training_arguments(task, folder, len(rows), device, processes),
+            dataset_kwargs={"skip_prepare_dataset": True},
         ),
         train_dataset=data,
         processing_class=fresh_tokenizer(policy),
@@ -239,13 +244,13 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
         raise InputError(
             f"the SFT has only {total} optimizer step, so it has no middle; use cream.first_round=none or more examples"
         )
-    _train(trainer, folder, _Checkpoints(folder, middle, advance))
+    run_training(trainer, folder, Checkpoints(folder, middle, advance))
 
 
 def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     """Preference training on the pairs in `inputs/pairs.arrow`; see `PreferenceTrainer`."""
     options, policy = task["options"], Policy(**task["policies"]["start"])
-    device, processes = pick_device(task["execution"]["device"]), _world_size()
+    device, processes = pick_device(task["execution"]["device"]), world_size()
     rows = [
         {
             **{name: row[name] for name in row if name.endswith(("_ids", "_log_prob", "confidence"))},
@@ -256,9 +261,9 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     data = _padded(rows, options["batch_size"], lambda row: {**row, "weight": 0.0})
     tokenizer = fresh_tokenizer(policy)
     trainer = PreferenceTrainer(
-        model=_trainable_model(policy, options, device, task["seed"]),
+        model=trainable_model(policy, options, device, task["seed"]),
         args=DPOConfig(
-            **_arguments(task, folder, len(rows), device, processes),
+            **training_arguments(task, folder, len(rows), device, processes),
             beta=options["beta"],
             disable_dropout=True,  # TRL's default, said here: the policy must be its own reference at step 0
             precompute_ref_log_probs=True,  # "do not load a reference model": its log-probs come with the pairs
@@ -272,7 +277,7 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
     trainer.add_callback(_FirstLoss(trainer, task, folder))
-    _train(trainer, folder, _Checkpoints(folder, {}, advance))
+    run_training(trainer, folder, Checkpoints(folder, {}, advance))
 
 
 class _FirstLoss(TrainerCallback):
@@ -300,7 +305,7 @@ def fresh_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(policy.base, trust_remote_code=policy.trust_remote_code)
 
 
-def _world_size() -> int:
+def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

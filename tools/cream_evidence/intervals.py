@@ -56,6 +56,12 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n, tuple(values))
 
 
+def drawn_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of one value per seed: percentile bootstrap over the seeds, for ten or more of them."""
+    array = np.asarray(values, dtype=np.float64)
+    return _estimate(array.mean(), _counts(len(array), 0) @ array / len(array), len(array), array)
+
+
 def share(right: Sequence[int], of: Sequence[int]) -> Estimate | None:
     """Wilson's interval of the seeds' counts taken together; None where nothing was counted."""
     n = sum(of)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .claims import CLAIMS, Claim
 from .figures import COMPARISONS, LAST, Results
 from .intervals import VERDICTS, Estimate
+from .lab_page import lab_section
+from .lab_plot import draw_lab
 from .matrix import SETTINGS
 from .plots import SHORT, TITLES, draw_all
 from .prose import LABELS, LIMITS, METHOD, READING, RULE
+from .tables import plain, seeds_shown, shown, table
 
 NAMES = {
     "cream": "CREAM (measured C)",
@@ -30,18 +32,18 @@ _DIFFERENCES = (
 )
 
 
-def write_page(docs: Path, values: dict[str, Any]) -> Path:
-    """Writes cream.md and cream/*.svg below `docs`; returns the page's path."""
+def write_page(docs: Path, values: dict[str, Any], lab: dict[str, Any] | None = None) -> Path:
+    """Writes cream.md and cream/*.svg below `docs`; returns the page's path. `lab`: the lab's results, by file."""
     results = Results(values)
     (docs / "cream").mkdir(parents=True, exist_ok=True)
-    for name, svg in draw_all(results).items():
+    for name, svg in (draw_all(results) | (draw_lab(lab) if lab else {})).items():
         (docs / "cream" / name).write_text(svg, encoding="utf-8")
     page = docs / "cream.md"
-    page.write_text(page_text(results), encoding="utf-8")
+    page.write_text(page_text(results, lab), encoding="utf-8")
     return page
 
 
-def page_text(results: Results) -> str:
+def page_text(results: Results, lab: dict[str, Any] | None = None) -> str:
     """The whole page."""
     parts = ["# CREAM on SmolLM2-135M: what reproduces at small scale", _summary(results)]
     if results.missing:
@@ -53,6 +55,8 @@ def page_text(results: Results) -> str:
     parts += ["## Labels", LABELS, "![Right labels](cream/labels.svg)"]
     parts += [METHOD.format(runs=len(results.runs), code=", ".join(_codes(results))), LIMITS]
     parts += ["## Labels, lengths and movement by round", _rounds(results)]
+    if lab and (section := lab_section(lab)):
+        parts.append(section)
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,14 +75,12 @@ def _summary(results: Results) -> str:
     """One paragraph, computed."""
     sentences = []
     for setting in results.settings():
-        moved = [
-            f"{SHORT[arm]} {_shown(results.change(setting, arm, LAST), 'points')}" for arm in results.arms(setting)
-        ]
+        moved = [f"{SHORT[arm]} {shown(results.change(setting, arm, LAST), 'points')}" for arm in results.arms(setting)]
         sentences.append(f"**At {TITLES[setting]}**, two rounds change accuracy by, in points: {'; '.join(moved)}.")
         if results.whole(setting, "cream", "srlm"):
-            between = _shown(results.difference(setting, "cream", "srlm", LAST), "points")
+            between = shown(results.difference(setting, "cream", "srlm", LAST), "points")
             last = results.compared(setting, "cream", "srlm")
-            taus = [f"{_shown(results.tau(setting, arm, last), 'tau')} under {SHORT[arm]}" for arm in ("srlm", "cream")]
+            taus = [f"{shown(results.tau(setting, arm, last), 'tau')} under {SHORT[arm]}" for arm in ("srlm", "cream")]
             sentences.append(
                 f"CREAM's minus SRLM's: {between}. M{last} and M{last - 1} agree with tau {' and '.join(taus)}."
             )
@@ -88,7 +90,7 @@ def _summary(results: Results) -> str:
         found = [f"{name}: {', '.join(claims)}" for name, claims in numbers.items() if claims]
         sentences.append(f"Verdicts on the claims below: {'; '.join(found)}.")
     if results.runs:
-        sentences.append(f"M0 has {_shown(results.base_accuracy(), 'accuracy')} % right.")
+        sentences.append(f"M0 has {shown(results.base_accuracy(), 'accuracy')} % right.")
     return " ".join(
         [*sentences, "All on 198 items never used for a choice, with 95% intervals; three seeds, which is few."]
     )
@@ -107,11 +109,11 @@ def _claims(results: Results) -> str:
         row = [claim.number, claim.text, claim.paper, claim.quantity]
         for setting in SETTINGS:
             if setting in claim.settings:
-                row += [_shown(claim.estimate(results, setting), claim.unit), claim.verdict(results, setting)]
+                row += [shown(claim.estimate(results, setting), claim.unit), claim.verdict(results, setting)]
             else:
                 row += ["", "not run"]
         rows.append(row)
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _accuracy(results: Results) -> str:
@@ -122,11 +124,11 @@ def _accuracy(results: Results) -> str:
         row = [
             TITLES[setting],
             _name(results, setting, arm),
-            _shown(results.accuracy(setting, arm, "M1"), "accuracy"),
+            shown(results.accuracy(setting, arm, "M1"), "accuracy"),
         ]
-        row += [_shown(change, "points") for change in changes]
-        rows.append([*row, _seeds(changes[-1], "points"), _n(changes[-1])])
-    return _table(header, rows)
+        row += [shown(change, "points") for change in changes]
+        rows.append([*row, seeds_shown(changes[-1], "points"), _n(changes[-1])])
+    return table(header, rows)
 
 
 def _differences(results: Results) -> str:
@@ -136,9 +138,9 @@ def _differences(results: Results) -> str:
             found = [results.difference(setting, first, second, policy) for policy in ("M2", "M3")]
             if found[0]:
                 name = f"{SHORT[first]} minus {SHORT[second]}"
-                shown = [_shown(one, "points") for one in found]
-                rows.append([TITLES[setting], name, *shown, _seeds(found[-1], "points"), _n(found[-1])])
-    return _table(["setting", "difference", "M2", "M3", "each seed, M3", "n"], rows)
+                cells = [shown(one, "points") for one in found]
+                rows.append([TITLES[setting], name, *cells, seeds_shown(found[-1], "points"), _n(found[-1])])
+    return table(["setting", "difference", "M2", "M3", "each seed, M3", "n"], rows)
 
 
 def _agreement(results: Results) -> str:
@@ -149,10 +151,10 @@ def _agreement(results: Results) -> str:
             tau, tau_a = results.tau(setting, arm, number), results.tau(setting, arm, number, ties=True)
             if tau and tau_a:
                 row = [TITLES[setting], _name(results, setting, arm), results.models(setting, arm, number)]
-                row += [_shown(tau, "tau"), _seeds(tau, "tau"), _shown(tau_a, "tau")]
-                row += [_number((tau_a.value + 1) / 2, "tau"), _shown(results.ties(setting, arm, number), "accuracy")]
+                row += [shown(tau, "tau"), seeds_shown(tau, "tau"), shown(tau_a, "tau")]
+                row += [plain((tau_a.value + 1) / 2, "tau"), shown(results.ties(setting, arm, number), "accuracy")]
                 rows.append([*row, _n(tau)])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _rounds(results: Results) -> str:
@@ -162,11 +164,11 @@ def _rounds(results: Results) -> str:
     for setting, arm in _finished(results):
         for number in results.rounds(setting, arm):
             labels = results.labels(setting, arm, [number])
-            row = [TITLES[setting], _name(results, setting, arm), str(number), _shown(labels, "accuracy"), _n(labels)]
+            row = [TITLES[setting], _name(results, setting, arm), str(number), shown(labels, "accuracy"), _n(labels)]
             for key, unit in (("mean_length", "length"), ("reward_length_correlation", "tau"), ("mean_abs_h", "h")):
-                row.append(_shown(results.per_seed(setting, arm, number, key), unit))
+                row.append(shown(results.per_seed(setting, arm, number, key), unit))
             rows.append(row)
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _name(results: Results, setting: str, arm: str) -> str:
@@ -180,42 +182,5 @@ def _finished(results: Results) -> Iterable[tuple[str, str]]:
     return [(setting, arm) for setting in SETTINGS for arm in results.arms(setting)]
 
 
-# unit -> (factor, decimals, with sign)
-_FORMATS = {
-    "points": (100, 1, True),
-    "accuracy": (100, 1, False),
-    "share": (1, 2, False),
-    "tau": (1, 2, False),
-    "length": (1, 2, False),
-    "h": (1, 3, False),
-}
-
-
-def _number(value: float, unit: str) -> str:
-    factor, digits, sign = _FORMATS[unit]
-    return f"{round(value * factor, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
-
-
-def _shown(estimate: Estimate | None, unit: str) -> str:
-    """`1.5 [-0.5, 3.5]`; without an interval where there is none."""
-    if estimate is None:
-        return ""
-    value = _number(estimate.value, unit)
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} [{_number(estimate.low, unit)}, {_number(estimate.high, unit)}]"
-
-
-def _seeds(estimate: Estimate | None, unit: str) -> str:
-    return ", ".join(_number(value, unit) for value in estimate.by_seed) if estimate else ""
-
-
 def _n(estimate: Estimate | None) -> str:
     return str(estimate.n) if estimate else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return "Nothing is finished here."
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -19,20 +19,21 @@ from .matrix import ARMS
 TITLES = {"paper-beta": "beta 0.1, lr 8e-5", "shipped": "beta 0.4, lr 2.5e-5"}
 SHORT = {"cream": "CREAM", "srlm": "SRLM", "constant": "c = 0.85", "random": "random pairs", "verifier": "verifier"}
 _COLOUR = dict(zip(ARMS, COLOURS, strict=False))
-_TEXT = "#24292f"
 
 
 def draw_all(results: Results) -> dict[str, str]:
     """File name to SVG text."""
-    with matplotlib.rc_context({**STYLE, **dict.fromkeys(_TEXT_KEYS, _TEXT)}):
+    with matplotlib.rc_context({**STYLE, **TEXT_STYLE}):
         return {
-            "accuracy.svg": _svg(_accuracy(results)),
-            "agreement.svg": _svg(_agreement(results)),
-            "labels.svg": _svg(_labels(results)),
+            "accuracy.svg": svg_text(_accuracy(results)),
+            "agreement.svg": svg_text(_agreement(results)),
+            "labels.svg": svg_text(_labels(results)),
         }
 
 
-_TEXT_KEYS = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
+TEXT_STYLE = dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor"), "#24292f"
+)
 
 
 def _panels(results: Results, height: float) -> tuple[Figure, list[tuple[str, Any]]]:
@@ -117,7 +118,8 @@ def _labels(results: Results) -> Figure:
     return figure
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG without its date and program, so that the same figure gives the same bytes."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", facecolor="white", metadata=nothing)

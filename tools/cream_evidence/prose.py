@@ -61,3 +61,19 @@ LIMITS = """\
   left out, and tied pairs). The labels here are softened for ties more than for disagreement.
 - The measured C is near the constant it is compared with, 0.85, so claim 4 is hardly tested.
 - What is not distinguishable here is not refuted: an effect of a point or two is below what these runs can see."""
+
+LAB_ABOUT = """\
+A Llama of 338 thousand parameters, trained from scratch on additions, sorting and reversing, where the truth of every
+answer is known and a corpus that was partly wrong leaves room to improve: `benchmarks/lab/README.md` says how it is
+made, what was fixed and what was tried. M1 is the base after SFT on 1000 clean examples; three rounds of 512 prompts
+make M2 to M4, all weights trained, beta 0.1. Seeds 0 to 9, each with its own base and data; seeds 100 and 101 chose the
+settings. Two step sizes: the larger one is the largest at which the verifier lost nothing on seed 100. A label is
+**wrong** if the chosen response has fewer places right than the rejected one. Claims as above, with three more: 7, that
+Kendall's tau is the best measure; 8, that C_j tells which labels are right; 9, that wrong labels harm. They were
+written down before a run of a reported seed began; intervals are percentile bootstraps over the ten seeds."""
+
+LAB_READING = """\
+Accuracy on 600 evaluation items, greedy, exact match; differences are paired by seed. Wrong labels: of the pairs whose
+responses are not as good as each other. tau: tied pairs left out, in round 3, where M3 is compared with M2 as in the
+paper. AUROC: probability that C_j (Kendall) is higher at a right label than at a wrong one; one half is no
+knowledge."""

@@ -1,0 +1,259 @@
+"""Rewards: whether answers are right, by a checker in memory (while a policy is trained) or in a durable step.
+
+Three outcomes are kept apart. What the checker itself fails at is missing: no value, and a reason. An answer that is
+not found or cannot be read, or a program that crashes, is wrong: 0, and the failure. A truncated answer is wrong too,
+with a failure of its own, and no checker sees it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.evaluation.code_tasks import program_of
+from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judging.functions import Verdict, function_verdict, load_function
+from selfimprove.judging.math_answers import NO_ANSWER, math_verdict
+from selfimprove.judging.pool import in_order, usable_cores
+from selfimprove.judging.reward_readers import (
+    PolicyReader,
+    RewardModelReader,
+    ServerReader,
+    rubric_as_options,
+    rubric_of_options,
+)
+from selfimprove.judging.rubric import Rubric, load_rubric
+from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem
+from selfimprove.policy import Policy, pick_device, resolve_policy
+from selfimprove.recipe_sections import Reward
+from selfimprove.sampling.journal import Journal
+from selfimprove.sampling.server import Server
+
+TRUNCATED = "truncated"
+_NO_REFERENCE = "the prompt has no reference answer"
+_COMPARES = ("exact_match", "math", "code")  # with the prompt's answer, which the others can do without
+
+Advance = Callable[[int], None]
+Job = TypeVar("Job")
+
+
+class Answered(NamedTuple):
+    """A question and what was answered. `answer`: the reference; for kind `code` the task's row of the data as JSON."""
+
+    prompt: str
+    text: str
+    answer: str | None
+    truncated: bool
+
+
+class Rewarded(NamedTuple):
+    """`value` None is missing, for the reason `missing`; `failure` is why an answer is wrong without having been
+    compared with anything."""
+
+    value: float | None
+    failure: str | None = None
+    missing: str | None = None
+
+
+Look = Callable[[Sequence[Answered], Advance], list[Rewarded]]
+
+
+class Checker:
+    """Checks answers again and again, with what it needs (a judge, a reward model, processes) kept between calls."""
+
+    def __init__(self, look: Look, needs_answer: bool) -> None:
+        self._look, self._needs_answer = look, needs_answer
+
+    def check(self, answered: Sequence[Answered], advance: Advance = lambda n: None) -> list[Rewarded]:
+        """One outcome for each answer, in order; `advance` is told of answers that are done.
+
+        Equal ones of a call are checked once: a copy of a first attempt is then never right where that was wrong
+        (a checker may run out of time at one of two), and programs and mathematics are slow.
+        """
+        distinct = list(dict.fromkeys(one for one in answered if not one.truncated))
+        found = dict.fromkeys(distinct, Rewarded(None, missing=_NO_REFERENCE))
+        asked = [one for one in distinct if one.answer is not None or not self._needs_answer]
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            advance(more)
+
+        found.update(zip(asked, self._look(asked, count) if asked else [], strict=True))
+        advance(len(answered) - done)
+        return [Rewarded(0.0, TRUNCATED) if one.truncated else found[one] for one in answered]
+
+
+def reward_step(
+    reward: Reward, search: Sequence[Path], dtype: str, device: str, batch_tokens: int, trust_remote_code: bool = False
+) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
+    """(options, policies, execution) of a step that checks answers: its options are what of a reward changes a value.
+
+    Not in them: what counts as right (`right_from`), prices, and where a server is.
+    """
+    policies = {}
+    if reward.model is not None and reward.kind in ("reward_model", "rubric"):
+        policies["judge"] = resolve_policy(reward.model, "judge", trust_remote_code)
+    options: dict[str, Any] = {"kind": reward.kind}
+    if reward.kind == "exact_match":
+        options["normalize"] = list(reward.normalize)
+    elif reward.kind == "code":
+        options |= {"tests": reward.tests, "seconds": reward.seconds}
+    elif reward.kind == "function":
+        options |= {"function": reward.function, "version": reward.version}
+    elif reward.kind == "rubric":
+        options["rubric"] = rubric_as_options(_rating_rubric(reward, search, "reward"))
+    if policies:
+        options["dtype"] = dtype
+    elif reward.server is not None and reward.kind == "rubric":
+        options |= {"server": reward.server.model, "version": reward.version}
+    execution = {"device": device, "batch_tokens": batch_tokens}
+    return options, policies, execution | {"server": reward.server.model_dump() if reward.server else None}
+
+
+def make_checker(
+    options: Mapping[str, Any], policy: Policy | None, execution: Mapping[str, Any], journal: Path | None = None
+) -> Checker:
+    """The checker of a step, from what `reward_step` says; `policy` is the judge's or the reward model.
+
+    Args:
+        journal: where a server's answers are kept the moment they come; without it they are asked for again.
+    """
+    kind, device = options["kind"], pick_device(execution["device"])
+    look: Look
+    if kind == "exact_match":
+        look = partial(_exact, options["normalize"])
+    elif kind == "math":
+        look = _math
+    elif kind == "code":
+        look = partial(_code, options["tests"], Limits(seconds=options["seconds"]))
+    elif kind == "function":
+        look = partial(_function, load_function(options["function"], "reward.function"))
+    elif kind == "reward_model":
+        assert policy is not None
+        look = _read_by(RewardModelReader(policy, options["dtype"], device, execution["batch_tokens"]))
+    elif policy is not None:
+        rubric = rubric_of_options(options["rubric"])
+        look = _read_by(PolicyReader(rubric, policy, options["dtype"], device, execution["batch_tokens"]))
+    else:
+        server = Server(**execution["server"], where="reward.server")
+        look = _read_by(ServerReader(rubric_of_options(options["rubric"]), server, Journal(journal)))
+    return Checker(look, kind in _COMPARES)
+
+
+def check_reward(
+    reward: Reward, search: Sequence[Path], where: str = "score.reward", trust_remote_code: bool = False
+) -> None:
+    """Finds what the reward needs before anything is trained; `InputError` where it is not to be had. `where`: the
+    recipe's key, for messages."""
+    if reward.kind == "function":
+        load_function(str(reward.function), f"{where}.function")
+    if reward.kind == "math" and find_spec("math_verify") is None:
+        raise InputError(f"{where}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'")
+    if reward.kind == "code" and (problem := sandbox_problem()):
+        raise InputError(f"{where}: programs cannot be run safely here: {problem}")
+    if reward.kind == "rubric":
+        _rating_rubric(reward, search, where)
+        if reward.server:
+            if find_spec("openai") is None:
+                raise InputError(f"{where}.server: needs the openai client: pip install openai")
+            reward.server.connection(f"{where}.server").key()  # said now if it is missing
+    if reward.model is not None and reward.kind in ("reward_model", "rubric"):
+        with _under(where):
+            judge = resolve_policy(reward.model, "judge", trust_remote_code)
+        if judge.adapter and reward.kind == "reward_model":
+            raise InputError(f"{where}.model: {reward.model} is an adapter; merge it into its base first")
+
+
+@contextmanager
+def _under(where: str) -> Iterator[None]:
+    """What begins with its key (`model: no folder ...`) is said with the whole one."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(f"{where}.{text}" if text.startswith(("model: ", "rubric: ")) else text) from error
+
+
+def _exact(steps: Sequence[str], asked: Sequence[Answered], advance: Advance) -> list[Rewarded]:
+    found = []
+    for one in asked:
+        if not normalized(str(one.answer), steps):  # or saying nothing would be right
+            found.append(Rewarded(None, missing="nothing is left of the reference answer after `normalize`"))
+        elif not normalized(one.text, steps):
+            found.append(Rewarded(0.0, NO_ANSWER))
+        else:
+            found.append(Rewarded(float(exact_match(one.text, str(one.answer), steps))))
+        advance(1)
+    return found
+
+
+def _math(asked: Sequence[Answered], advance: Advance) -> list[Rewarded]:
+    def compare(one: Answered) -> Rewarded:
+        value, why = math_verdict(one.text, str(one.answer))
+        return Rewarded(value, missing=why) if value is None else Rewarded(value, why)
+
+    return _each(compare, asked, advance)
+
+
+def _code(tests: str, limits: Limits, asked: Sequence[Answered], advance: Advance) -> list[Rewarded]:
+    def run(one: Answered) -> Rewarded:
+        try:
+            program = program_of(tests, json.loads(str(one.answer)), one.text)
+        except (KeyError, TypeError, ValueError) as error:
+            return Rewarded(None, missing=f"the prompt's answer is no task of {tests} ({type(error).__name__})")
+        outcome = run_program(*program, limits).outcome
+        return Rewarded(1.0) if outcome == "passed" else Rewarded(0.0, f"program {outcome}")
+
+    return _each(run, asked, advance)
+
+
+def _each(check: Callable[[Job], Rewarded], jobs: Sequence[Job], advance: Advance) -> list[Rewarded]:
+    """`check` of each, as many at a time as there are cores. Where it cannot be done (no memory for a process, a full
+    disk) the reward is missing; where it can be done for none of several, this is no accident, and raised."""
+    broken: list[Exception] = []
+
+    def attempt(job: Job) -> Rewarded:
+        try:
+            return check(job)
+        except (RunFailed, OSError) as error:
+            broken.append(error)
+            return Rewarded(None, missing=f"the checker could not be run ({type(error.__cause__ or error).__name__})")
+
+    found = in_order(attempt, jobs, usable_cores(), advance)
+    if len(broken) == len(jobs) > 1:
+        raise broken[0]
+    return found
+
+
+def _function(
+    function: Callable[[str, str, str | None], object], asked: Sequence[Answered], advance: Advance
+) -> list[Rewarded]:
+    found = []
+    for one in asked:
+        found.append(_of_verdict(function_verdict(function, one.prompt, one.text, one.answer)))
+        advance(1)
+    return found
+
+
+def _read_by(reader: Callable[[Sequence[Answered], Advance], list[Verdict]]) -> Look:
+    return lambda asked, advance: [_of_verdict(verdict) for verdict in reader(asked, advance)]
+
+
+def _of_verdict(verdict: Verdict) -> Rewarded:
+    return Rewarded(verdict[0], missing=verdict[1])
+
+
+def _rating_rubric(reward: Reward, search: Sequence[Path], where: str) -> Rubric:
+    with _under(where):
+        rubric = load_rubric(str(reward.rubric), search)
+    if rubric.options.of != "one":
+        raise InputError(f"{where}.rubric: {reward.rubric} compares two responses; one that rates is needed")
+    return rubric

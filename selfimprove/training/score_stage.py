@@ -1,0 +1,249 @@
+"""One stage of SCoRe as a training step, from its folder alone: what `ScoreTrainer` needs, and its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from selfimprove.artefacts import digest_of, explained_write, read_rows
+from selfimprove.errors import InputError
+from selfimprove.judging.rewarding import make_checker
+from selfimprove.policy import Policy, load_base, pick_device, pick_dtype
+from selfimprove.sampling import Decoding, make_sampler
+from selfimprove.sampling.transformers import TransformersSampler
+from selfimprove.training.rollouts import Plan
+from selfimprove.training.score_trainer import REFERENCE_ADAPTER, ScoreTrainer, Tools
+from selfimprove.training.stages import (
+    Advance,
+    Checkpoints,
+    fresh_tokenizer,
+    run_training,
+    save_policy,
+    trainable_model,
+    training_arguments,
+    world_size,
+)
+
+
+def train_score(folder: Path, task: dict[str, Any], advance: Advance) -> None:
+    """Policy-gradient training on the prompts in `inputs/prompts.arrow`; see `ScoreTrainer`."""
+    options, execution = task["options"], task["execution"]
+    start, base = Policy(**task["policies"]["start"]), Policy(**task["policies"]["base"])
+    device = pick_device(execution["device"])
+    share = execution["share_prompt"]
+    if share is True and execution["gradient_checkpointing"]:
+        raise InputError(
+            "score.share_prompt: true, but with training.gradient_checkpointing a model keeps no keys and values that "
+            "could be shared; set one of them to false"
+        )
+    model = trainable_model(start, options, device, task["seed"])
+    without_dropout(model)
+    tokenizer = fresh_tokenizer(start)
+    judge = Policy(**task["policies"]["judge"]) if "judge" in task["policies"] else None
+    trainer = ScoreTrainer(
+        model=model,
+        args=TrainingArguments(**score_arguments(task, folder, device)),
+        processing_class=tokenizer,
+        rows=read_rows(folder / "inputs" / "prompts.arrow"),
+        plan=plan_of(task),
+        tools=make_tools(task, folder, start, base, model, tokenizer, device),
+        checker=make_checker(options["reward"], judge, execution["reward"], folder / _journal()),
+        options=options,
+        gates=execution["gates"],
+        micro_batch_size=execution["micro_batch_size"],
+        share_prompt=(not execution["gradient_checkpointing"]) if share == "auto" else share,
+    )
+    best = options["keep"] == "highest_reward"
+    checkpoints = BestCheckpoint(folder, options, advance) if best else Checkpoints(folder, {}, advance)
+    run_training(trainer, folder, checkpoints)
+    shutil.rmtree(folder / "live", ignore_errors=True)
+    (folder / _journal()).unlink(missing_ok=True)
+
+
+def _journal() -> str:
+    """A served judge's answers to this process: a journal has one writer."""
+    return f"journal-{os.environ.get('RANK', '0')}.jsonl"
+
+
+def plan_of(task: dict[str, Any]) -> Plan:
+    """How the step's samples are drawn."""
+    options = task["options"]
+    decoding = Decoding(options["temperature"], 1.0, options["max_new_tokens"], tuple(options["stop_ids"]))
+    return Plan(
+        samples=options["n"],
+        first_attempts=options["first_attempts"],
+        base_share=options["base_first_attempts"],
+        turns=options["turns"],
+        instruction=options["instruction"],
+        decoding=decoding,
+        seed=task["seed"],
+        key=task["key"],
+    )
+
+
+def score_arguments(task: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:
+    """TrainingArguments: an optimizer step is one step of the trainer's, whatever its micro-batches; checkpoints stand
+    at boundaries of updates only, since samples are in none."""
+    options = task["options"]
+    steps = options["updates"] * options["passes"]
+    once = {**task, "options": {**options, "epochs": 1}}
+    given = training_arguments(once, folder, steps * options["batch_size"], device, world_size())
+    for ours in ("max_length", "num_train_epochs"):
+        del given[ours]
+    return given | {
+        "max_steps": steps,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "save_steps": task["execution"]["checkpoint_steps"] * options["passes"],
+        "remove_unused_columns": False,
+    }
+
+
+def without_dropout(model: Any) -> None:
+    """The policy that is trained must be the one that sampled."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def make_tools(
+    task: dict[str, Any], folder: Path, start: Policy, base: Policy, model: Any, tokenizer: Any, device: str
+) -> Tools:
+    """Samplers and the reference. With LoRA the base is the trained model without its adapter (or with the base's own
+    instead), so that no second model is in memory; with full weights it is a frozen one of its own."""
+    options, execution = task["options"], task["execution"]
+    sampler = make_sampler(options, execution, folder)
+    live = _LiveWeights(folder / "live", start, task["key"], tokenizer, sampler)
+    dtype = pick_dtype(options["dtype"], device)
+    base_sampler = TransformersSampler(dtype, device, execution["batch_tokens"])
+    frozen: Any = None
+    if options["lora"] is None:
+        frozen = _frozen(base, dtype, device)
+    elif base.adapter is not None:
+        model.load_adapter(base.adapter, adapter_name=REFERENCE_ADAPTER)
+        model.set_adapter("default")
+
+    def reference(own: Any) -> AbstractContextManager[Any]:
+        if frozen is not None:
+            return nullcontext()
+        return own.disable_adapter() if base.adapter is None else _as_reference(own)
+
+    def swap(own: Any, update: int) -> None:
+        live.swap(own, update)
+        base_sampler.set_weights(base, _InContext(own if frozen is None else frozen, reference))
+
+    def rest() -> None:
+        if vllm := sys.modules.get("selfimprove.sampling.vllm"):
+            vllm.ENGINE.rest()
+
+    return Tools(sampler, base_sampler, swap, rest, lambda own: own if frozen is None else frozen, reference)
+
+
+@contextmanager
+def _as_reference(model: Any) -> Iterator[None]:
+    """The base's own adapter in place of the trained one."""
+    model.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter("default")
+
+
+def _frozen(policy: Policy, dtype: torch.dtype, device: str) -> Any:
+    model: Any = load_base(policy, dtype, device)
+    if policy.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, policy.adapter)
+    return model.requires_grad_(False).eval()
+
+
+class _InContext:
+    """A model that is the base only inside a context: every call goes through it."""
+
+    def __init__(self, model: Any, context: Any) -> None:
+        self._model, self._context = model, context
+        self.config, self.device = model.config, model.device
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._context(self._model):
+            return self._model(*args, **kwargs)
+
+
+class _LiveWeights:
+    """The weights as they stand in the training, given to the sampler in place at every update. The transformers
+    sampler samples from the very model; vLLM reads them from `folder` (an adapter, or all weights)."""
+
+    def __init__(self, folder: Path, start: Policy, key: str, tokenizer: Any, sampler: Any) -> None:
+        self.folder, self.start, self.key, self.tokenizer, self.sampler = folder, start, key, tokenizer, sampler
+
+    def swap(self, model: Any, update: int) -> None:
+        if self.sampler.name == "transformers":
+            self.sampler.set_weights(self.start, model)
+            return
+        here = self.folder / str(update)
+        with explained_write(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            adapter = hasattr(model, "peft_config")
+            if adapter:
+                model.save_pretrained(str(here), selected_adapters=["default"])
+            else:
+                model.save_pretrained(str(here))
+                self.tokenizer.save_pretrained(str(here))
+        digest = digest_of(["live", self.key, update])
+        if adapter:
+            policy = replace(self.start, name=f"update {update}", adapter=str(here), adapter_digest=digest)
+        else:
+            policy = replace(
+                self.start,
+                name=f"update {update}",
+                base=str(here),
+                base_digest=digest,
+                adapter=None,
+                adapter_digest=None,
+            )
+        self.sampler.set_weights(policy, model)
+
+
+class BestCheckpoint(Checkpoints):
+    """Keeps the policy of the checkpoint whose samples since the one before had the highest mean reward at the last
+    turn, "the checkpoint with the highest training reward" of the paper. It keeps the first of equal ones."""
+
+    def __init__(self, folder: Path, options: dict[str, Any], advance: Advance) -> None:
+        super().__init__(folder, {}, advance)
+        self.name = f"reward/turn_{options['turns']}"
+        self.since: int = 0
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        means = [np.mean(window) for window in self.windows(state.log_history, int(args.save_steps)) if window]
+        if len(means) and means[-1] > max(means[:-1], default=-np.inf):
+            best = self.folder / "policy-best"
+            if state.is_world_process_zero:
+                shutil.rmtree(best, ignore_errors=True)
+            save_policy(self.trainer, best)
+        super().on_save(args, state, control, **kwargs)
+
+    def windows(self, history: list[dict[str, Any]], steps: int) -> list[list[float]]:
+        """Rewards between checkpoints."""
+        rows = [(int(row["step"]), float(row[self.name])) for row in history if self.name in row]
+        last = max((step for step, _ in rows), default=0)
+        return [[reward for step, reward in rows if begin < step <= begin + steps] for begin in range(0, last, steps)]
+
+    def finish(self, trainer: Any) -> None:
+        best = self.folder / "policy-best"
+        if best.is_dir():
+            if trainer.is_world_process_zero():
+                best.replace(self.folder / "policy")
+            trainer.accelerator.wait_for_everyone()
+        else:
+            super().finish(trainer)
