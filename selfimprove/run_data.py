@@ -184,7 +184,13 @@ def _as_task(prompt: Prompt, tests: str | None) -> Prompt:
     """A programming task (`tests`: humaneval or mbpp) asks its own question, and its answer is its row, as JSON."""
     if tests is None:
         return prompt
-    question = {"role": "user", "content": QUESTIONS[tests](prompt.row)}
+    try:
+        question = {"role": "user", "content": QUESTIONS[tests](prompt.row)}
+    except KeyError as missing:
+        raise InputError(
+            f"data.prompts: prompt {prompt.id!r} is no task of {tests} (reward.tests): no column {missing} among "
+            f"{', '.join(prompt.row)}"
+        ) from None
     return replace(prompt, messages=(question,), answer=json.dumps(prompt.row))
 
 

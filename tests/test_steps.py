@@ -141,6 +141,10 @@ CHANGES_NO_KEY: dict[str, dict[str, Any]] = {
     "gates.max_duplicates": {"gates": {"max_duplicates": 0.1}},
     "gates.max_length_growth": {"gates": {"max_length_growth": 2}},
     "gates.min_distinct": {"gates": {"min_distinct": 0.2}},
+    "gates.max_first_attempt_drop": {"gates": {"max_first_attempt_drop": 0.2}},
+    "gates.min_change_rate": {"gates": {"min_change_rate": 0.2}},
+    "gates.max_copy_rate": {"gates": {"max_copy_rate": 0.2}},
+    "gates.max_kl": {"gates": {"max_kl": 0.2}},
 }
 
 # These choose which steps are asked for and which rows they are given. The same rows have the same key, so what
@@ -327,7 +331,9 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_option_of_the_recipe_is_classified() -> None:
-    tables = [set(CHANGES_KEYS), set(CHANGES_NO_KEY), set(CHOOSES_INPUTS)]
+    import test_score_keys  # here: `python -m tests.test_steps` does not find it
+
+    tables = [set(CHANGES_KEYS), set(CHANGES_NO_KEY), set(CHOOSES_INPUTS), test_score_keys.OPTIONS]
     known = set().union(*tables)
     assert sum(map(len, tables)) == len(known), "an option is in two tables"
     new, gone = set(options_of(Recipe)) - known, known - set(options_of(Recipe))
@@ -680,7 +686,26 @@ _PREFILL = (
 )
 _TRAINING = tuple(
     f"selfimprove.training.stages:{name}"
-    for name in ("training_arguments", "trainable_model", "run_training", "_padded", "batch_split", "save_policy", "optimizer_steps")
+    for name in (
+        "training_arguments",
+        "trainable_model",
+        "run_training",
+        "_padded",
+        "batch_split",
+        "save_policy",
+        "optimizer_steps",
+    )
+)
+_REWARDS = (
+    *(f"selfimprove.judging.{name}" for name in ("rewarding", "reward_readers", "reward_model", "functions", "rubric")),
+    *(f"selfimprove.judging.{name}" for name in ("math_answers", "sandbox", "sandbox_rules", "sandbox_child")),
+    *("selfimprove.evaluation.suites:exact_match", "selfimprove.evaluation.suites:normalized"),
+    "selfimprove.evaluation.code_tasks",
+    "selfimprove.judging.chat_server:ChatServer._answer",
+    "selfimprove.judging.chat_server:ChatServer._read",
+    *("selfimprove.chat:render_prompt", "selfimprove.chat:render_example", "selfimprove.chat:merged_system"),
+    *("selfimprove.sampling.transformers:TransformersSampler.sample", "selfimprove.sampling.transformers:_decode"),
+    "selfimprove.batching:pad_right",
 )
 SOURCES: dict[str, Sequence[str]] = {
     "sample": (
@@ -713,6 +738,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.worker:_by_prompt",
         "selfimprove.worker:shard_of",
         "selfimprove.judging.reward_model:classifier_scores",
+        "selfimprove.judging.reward_model:RewardModel",
         "selfimprove.batching:pad_right",
         "selfimprove.chat:render_example",
         "selfimprove.chat:_answer_text",
@@ -749,6 +775,36 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.training.stages:Checkpoints.on_step_end",
         *_TRAINING,
         *_LOADING[:2],
+    ),
+    "rewards": (
+        "selfimprove.worker:_rewards",
+        "selfimprove.worker:_by_prompt",
+        *_REWARDS,
+        *_PREFILL,
+        *_LOADING,
+    ),
+    "score": (
+        "selfimprove.worker:_score",
+        "selfimprove.training.rollouts",
+        "selfimprove.training.score_batch",
+        "selfimprove.training.score_loss",
+        "selfimprove.training.score_stage",
+        *(
+            f"selfimprove.training.score_trainer:{name}"
+            for name in (
+                *("ScoreTrainer.training_step", "ScoreTrainer._loss", "ScoreTrainer._collect", "batch_loss"),
+                *("ScoreTrainer._reference_logits", "check_episodes", "episode_advantages"),
+            )
+        ),
+        "selfimprove.chat:append_turn",
+        "selfimprove.sampling:response_seed",
+        "selfimprove.sampling.transformers:pick_tokens",
+        "selfimprove.sampling.transformers:uniforms",
+        "selfimprove.sampling.vllm_engine:Engine._load",
+        *_REWARDS,
+        *_TRAINING,
+        *_PREFILL,
+        *_LOADING,
     ),
     "dpo": (
         "selfimprove.worker:_dpo",

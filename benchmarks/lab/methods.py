@@ -65,18 +65,26 @@ CREAM_METHODS: dict[str, Changes] = {
     "cream-spearman": {"method": "cream", "cream.measure": "spearman", **_MIDDLE},
     "cream-top-order": {"method": "cream", "cream.measure": "top_order", **_MIDDLE},
     "cream-dyn": {"method": "cream", "cream.weight": "dyn", **_MIDDLE},
+    # Added when the others were done: C_j of round 1 tells right labels where M0's likelihood is the second ranking.
+    "cream-likelihood-dyn": {"method": "cream", "cream.weight": "dyn", "cream.first_round": "likelihood"},
     "truth": _truth("truth"),
     "truth-20": _truth("truth_20"),
     "truth-40": _truth("truth_40"),
 }
-_SMALL = ("cream", "srlm", "random", "verifier", "constant", "cream-likelihood")
+# Small steps and more of them, chosen by the verifier's gain alone.
+SMALL_STEP: Changes = {
+    "data.prompts": {"path": "prompts.jsonl", "limit": 3999},
+    "data.prompts_per_round": 1333,
+    "training.learning_rate": 1e-5,
+    "training.batch_size": 8,
+    "training.epochs": 2,
+}
+_SMALL = ("cream", "srlm", "random", "verifier", "cream-likelihood")
 
 FAMILIES = {
     "score": Family(SCORE_COMMON, SCORE_METHODS, SCORE_SUITES),
     "cream": Family(CREAM_COMMON, CREAM_METHODS),
-    "cream-small-step": Family(
-        {**CREAM_COMMON, "training.learning_rate": 3e-5}, {name: CREAM_METHODS[name] for name in _SMALL}
-    ),
+    "cream-small-step": Family({**CREAM_COMMON, **SMALL_STEP}, {name: CREAM_METHODS[name] for name in _SMALL}),
 }
 
 

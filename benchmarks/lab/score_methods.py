@@ -1,5 +1,5 @@
-"""SCoRe and its controls on the lab, all at the same number of samples: 150 updates of 128 samples of two attempts each,
-or for single-turn RL twice as many of one, or for STaR and Pair-SFT as many traces."""
+"""SCoRe and its controls on the lab, all at as many samples: 150 updates of 128 samples of two attempts each, or for
+single-turn RL twice as many of one, or for STaR and Pair-SFT as many traces."""
 
 from __future__ import annotations
 

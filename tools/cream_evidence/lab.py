@@ -13,7 +13,7 @@ RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "result
 SEEDS = tuple(range(10))
 LAST = "M4"
 # family -> the step size it is named by
-STEPS = {"lab-cream": "lr 1e-4", "lab-cream-small-step": "lr 3e-5"}
+STEPS = {"lab-cream": "large step", "lab-cream-small-step": "small steps"}
 NAMES = {
     "cream": "CREAM (Kendall, avg)",
     "cream-likelihood": "CREAM, round 1 by M0's likelihood",

@@ -65,12 +65,15 @@ LIMITS = """\
 LAB_ABOUT = """\
 A Llama of 338 thousand parameters, trained from scratch on additions, sorting and reversing, where the truth of every
 answer is known and a corpus that was partly wrong leaves room to improve: `benchmarks/lab/README.md` says how it is
-made, what was fixed and what was tried. M1 is the base after SFT on 1000 clean examples; three rounds of 512 prompts
-make M2 to M4, all weights trained, beta 0.1. Seeds 0 to 9, each with its own base and data; seeds 100 and 101 chose the
-settings. Two step sizes: the larger one is the largest at which the verifier lost nothing on seed 100. A label is
-**wrong** if the chosen response has fewer places right than the rejected one. Claims as above, with three more: 7, that
-Kendall's tau is the best measure; 8, that C_j tells which labels are right; 9, that wrong labels harm. They were
-written down before a run of a reported seed began; intervals are percentile bootstraps over the ten seeds."""
+made, what was fixed and what was tried. M1 is the base after SFT on 1000 clean examples; three rounds make M2 to M4,
+all weights trained, beta 0.1. Seeds 0 to 9, each with its own base and data; seeds 100 and 101 chose the settings, with
+development items. **Large step**: lr 1e-4, 512 prompts a round, one epoch, batches of 32; the largest at which the
+verifier lost nothing on seed 100. **Small steps**: lr 1e-5, 1333 prompts, two epochs, batches of 8; chosen later, by
+the verifier's gain on seed 100 alone, as at the large step the verifier had gained nothing on the first seven seeds.
+
+A label is **wrong** if the chosen response has fewer places right than the rejected one. Claims as above, with three
+more: 7, that Kendall's tau is the best measure; 8, that C_j tells which labels are right; 9, that wrong labels harm.
+They were written down before a run of a reported seed began; intervals are percentile bootstraps over the ten seeds."""
 
 LAB_READING = """\
 Accuracy on 600 evaluation items, greedy, exact match; differences are paired by seed. Wrong labels: of the pairs whose
