@@ -16,6 +16,7 @@ from rich.table import Table
 
 from selfimprove.artefacts import Store
 from selfimprove.builtin import BUILTINS, cache_folder
+from selfimprove.chat import append_turn, render_example
 from selfimprove.errors import InputError
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.summary import duration
@@ -48,6 +49,11 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
         highlight=False,
     )
+    if recipe.method == "score":
+        from selfimprove.policy_gradient import require_trainable
+
+        require_trainable(loop)
+        out.print(_updates(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
     functions = {
         "iterative_dpo": recipe.iterative_dpo.judge.function,
         "score": recipe.score.reward.function,
@@ -67,6 +73,38 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     out.print(_estimate(loop))
 
 
+def _updates(recipe: Recipe, prompts: int) -> str:
+    """What SCoRe's stages go through."""
+    score, n = recipe.score, recipe.sampling.n
+    stages = [("Stage I", score.stage_one.updates), ("Stage II", score.stage_two.updates)]
+    each = recipe.training.batch_size // n
+    times = each * sum(updates for _, updates in stages) / prompts
+    parts = " and ".join(f"{updates:,} updates in {name}" for name, updates in stages if updates)
+    return f"{parts}: each {n} samples of {each} prompts; the {prompts:,} prompts are used {times:.1f} times"
+
+
+def _instruction(recipe: Recipe) -> str | None:
+    """What stands between two attempts, for methods that have two."""
+    if recipe.method == "score" and recipe.score.turns == 2:
+        return recipe.score.instruction
+    return recipe.star.instruction if recipe.method == "star" else None
+
+
+def _turn(loop: Any) -> list[int]:
+    """The instruction's turn as token ids, none where there is one turn."""
+    instruction = _instruction(loop.recipe)
+    return append_turn(loop.tokenizer, [], instruction) if instruction else []
+
+
+def _second_turn(loop: Any) -> list[tuple[str, list[int]]]:
+    """What the second attempt at the first prompt reads, with words in the place of the first attempt."""
+    if not (instruction := _instruction(loop.recipe)):
+        return []
+    prompt = loop.data.round_prompts[0][0]
+    ids, answer = render_example(loop.tokenizer, list(prompt.messages), "(the first attempt, as it was sampled)")
+    return [("turn 2, as it is sampled", append_turn(loop.tokenizer, [*ids, *answer], instruction))]
+
+
 def _examples(loop: Any) -> list[tuple[str, list[int]]]:
     """Up to three rendered examples, one of each kind first."""
     found = [
@@ -75,6 +113,7 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
     found += [
         ("prompt, as it is sampled", list(p.prompt_ids)) for group in loop.data.round_prompts[:1] for p in group[:2]
     ]
+    found += _second_turn(loop)
     found += [("pair, chosen", [*p.prompt.prompt_ids, *p.chosen.ids]) for p in loop.data.pairs[:1]]
     first_of_kind = [one for i, one in enumerate(found) if one[0] not in [title for title, _ in found[:i]]]
     return [*first_of_kind, *(one for one in found if one not in first_of_kind)][:3]
@@ -83,28 +122,30 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
 def _estimate(loop: Any) -> Table:
     """Tokens, time, memory and disk, from the model's shape and this machine's matrix products. Upper bounds: every
     response is taken to use all of sampling.max_new_tokens."""
+    from selfimprove.estimate_tokens import tokens_of
     from selfimprove.floor import machine_speed, model_size
 
     recipe, base = loop.recipe, Path(loop.base_policy.base)
-    new, n = recipe.sampling.max_new_tokens, recipe.sampling.n
-    prompts = sum(len(p.prompt_ids) for group in loop.data.round_prompts for p in group)
-    count = sum(len(group) for group in loop.data.round_prompts)
-    epochs = recipe.training.epochs if recipe.method == "sft" else recipe.sft.epochs
-    seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples) * epochs
-    sampled = count * n * new
-    scored = 3 * (prompts + sampled)
-    trained = seed + recipe.training.epochs * 2 * (prompts + count * new)
-    items = sum(len(loaded.items) for loaded in loop.evaluator.suites) * (len(loop.data.round_prompts) + 2)
+    tokens = tokens_of(
+        recipe,
+        [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts],
+        sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples),
+        len(_turn(loop)),
+        gpu=loop.device != "cpu",
+    )
+    items = sum(len(loaded.items) for loaded in loop.evaluator.suites) * tokens.policies
     table = Table("estimate", "at most", box=None, pad_edge=False)
-    table.add_row("tokens sampled / scored / trained", f"{sampled:,.0f} / {scored:,.0f} / {trained:,.0f}")
+    table.add_row(
+        "tokens sampled / scored / trained", f"{tokens.sampled:,.0f} / {tokens.scored:,.0f} / {tokens.trained:,.0f}"
+    )
     try:
         size, speed = model_size(str(base)), machine_speed(loop.dtype, loop.device)
     except KeyError as missing:
         table.add_row("time", f"not known: {base / 'config.json'} has no {missing}")
     else:
         passes = 2 if recipe.training.lora else 3
-        many = 2 * (size.body + size.head) * (prompts + scored + passes * trained)
-        few = 2 * (size.body + size.head) * (sampled + 60 * items)
+        many = 2 * (size.body + size.head) * (tokens.read + tokens.scored + passes * tokens.trained)
+        few = 2 * (size.body + size.head) * (tokens.sampled + 60 * items)
         seconds = many / speed.large + few / speed.decode
         table.add_row("time", f"{duration(2 * seconds)} (at half of this machine's matrix speed)")
     for row in _memory_and_disk(loop, base):
@@ -137,6 +178,7 @@ def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
         response=max((response for _, response in given), default=None),
         example=max((len(e["prompt_ids"]) + len(e["response_ids"]) for e in data.seed_examples), default=0),
         sharded=sharded,
+        between=len(_turn(loop)),
     )
     margin = 1.0 if gpu else estimate.CPU_MARGIN
     peaks = {step: margin * memory.total for step, memory in estimate.peaks(shape, plan, recipe).items()}

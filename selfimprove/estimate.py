@@ -98,7 +98,9 @@ def count_parameters(folder: Path) -> int:
 class Plan:
     """How a run does its work. Lengths in tokens: the longest `prompt`, `response` and SFT `example`.
 
-    half: bf16 (else fp32). sharded: FSDP or ZeRO-3 over the processes, not one copy in each.
+    half: bf16 (else fp32). sharded: FSDP or ZeRO-3 over the processes, not one copy in each. Where there are two
+    turns (`score`, `star`): seconds: second attempts that share a first one; between: tokens of the instruction's turn.
+    reference: a frozen copy of the weights that are trained stands beside them.
     """
 
     half: bool
@@ -114,11 +116,24 @@ class Plan:
     checkpointing: bool = False
     processes: int = 1
     sharded: bool = False
+    seconds: int = 0
+    between: int = 0
+    reference: bool = False
 
     @property
     def width(self) -> int:
         """Bytes of a number in the model's own type."""
         return 2 if self.half else 4
+
+    @property
+    def answers(self) -> int:
+        """Tokens of a row's attempts."""
+        return self.response * (2 if self.seconds else 1)
+
+    @property
+    def row(self) -> int:
+        """Tokens of a whole row: the prompt, the attempts, the instruction."""
+        return self.prompt + self.between + self.answers
 
 
 @dataclass(frozen=True)
@@ -149,7 +164,7 @@ def sampling(shape: Shape, plan: Plan) -> Memory:
     repeated for its query heads while it runs; three fp32 copies of the logits stand while a token is picked.
     """
     row = plan.prompt + plan.response
-    tokens = max(plan.batch_tokens, plan.n * row)
+    tokens = max(plan.batch_tokens, plan.n * row, plan.seconds * plan.row)
     rows = max(plan.n, plan.batch_tokens // row)
     repeated = 2 * shape.query * tokens * plan.width
     return Memory(
@@ -189,6 +204,24 @@ def dpo(shape: Shape, plan: Plan) -> Memory:
     whole = 4 * 4 * rows * (plan.response + 1) * shape.vocabulary
     plan = replace(plan, dropout=False)  # it acts in the SFT only
     return _training(shape, plan, rows * row, row, tile * plan.width if plan.gpu else whole)
+
+
+def score(shape: Shape, plan: Plan) -> Memory:
+    """A stage of SCoRe: the larger of its training and, beside what the training keeps, its sampling.
+
+    `micro_batch` samples at once. The logits of their trained tokens, the policy's and the reference's, stand whole;
+    with the gradients they are five copies at the peak (measured, see docs/scaling.md), and in bf16 there is an fp32
+    one. With full weights the frozen base is there too.
+    """
+    tokens = plan.micro_batch * plan.row
+    logits = plan.micro_batch * plan.answers * shape.vocabulary * (5 * plan.width + (4 if plan.half else 0))
+    plan = replace(plan, dropout=False)  # the policy that is trained must be the one that sampled
+    training, drawing = _training(shape, plan, tokens, plan.row, logits), sampling(shape, plan)
+    frozen = shape.parameters * plan.width if plan.reference else 0
+    training = replace(training, weights=training.weights + frozen)
+    # Between two updates there are no gradients.
+    while_sampling = replace(drawing, weights=training.weights, optimizer=training.optimizer)
+    return max(training, while_sampling, key=lambda memory: memory.total)
 
 
 def layer_activations(shape: Shape, plan: Plan, row: int) -> int:
@@ -239,10 +272,11 @@ def _training(shape: Shape, plan: Plan, tokens: int, row: int, logits: int) -> M
 
 def loading(shape: Shape, plan: Plan) -> int:
     """Main memory while training begins on GPUs: every process reads the whole model into it first; under FSDP with
-    full weights TRL reads a reference model too, and frees it before the first step."""
+    full weights TRL reads a reference model too, and frees it before the first step. SCoRe's is frozen and stays."""
     width = 4 if plan.lora_rank is None else plan.width
     models = 2 if plan.sharded and plan.lora_rank is None else 1
-    return plan.processes * models * shape.parameters * width
+    frozen = plan.width if plan.reference else 0
+    return plan.processes * shape.parameters * (models * width + frozen)
 
 
 def engine_on_cpu(shape: Shape, plan: Plan, adapter: bool) -> tuple[int, int]:
@@ -284,12 +318,17 @@ def plan_of(
     example: int,
     response: int | None = None,
     sharded: bool = False,
+    between: int = 0,
 ) -> Plan:
     """How a recipe does its work. `prompt`, `example`, `response`: tokens of its longest ones (a response has at most
-    sampling.max_new_tokens where none are given); `sharded`: its accelerate file's type is FSDP or DEEPSPEED."""
+    sampling.max_new_tokens where none are given); `between`: those of the instruction's turn; `sharded`: its accelerate
+    file's type is FSDP or DEEPSPEED."""
     training, sampling = recipe.training, recipe.sampling
     checkpointing = training.gradient_checkpointing
-    return Plan(
+    seconds = 1 if recipe.method == "star" else 0
+    if recipe.method == "score" and recipe.score.turns == 2:
+        seconds = sampling.n // (recipe.score.first_attempts or sampling.n)
+    plan = Plan(
         half=half,
         gpu=gpu,
         prompt=prompt,
@@ -303,7 +342,11 @@ def plan_of(
         checkpointing=gpu if checkpointing == "auto" else checkpointing,
         processes=training.processes,
         sharded=sharded,
+        seconds=seconds,
+        between=between if seconds else 0,
+        reference=recipe.method == "score" and training.lora is None,
     )
+    return replace(plan, example=plan.row) if recipe.method == "star" else plan  # it trains the traces
 
 
 def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
@@ -313,17 +356,28 @@ def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
         found["sample"] = sampling(shape, plan)
     if recipe.method != "evaluate":
         found["score"] = scoring(shape, plan)
-    if recipe.data.seed:
+    if recipe.method == "score":
+        found["SCoRe stage"] = score(shape, plan)
+        return found
+    if recipe.data.seed or recipe.method == "star":
         found["SFT"] = sft(shape, plan)
-    if recipe.method not in ("sft", "evaluate"):
+    if recipe.method not in ("sft", "star", "evaluate"):
         found["DPO"] = dpo(shape, plan)
     return found
 
 
 def disk_of(shape: Shape, plan: Plan, recipe: Recipe, rounds: int) -> Disk:
-    """Disk of a recipe's run of so many rounds."""
+    """Disk of a recipe's run of so many rounds; of SCoRe's stages, whatever their number."""
     if recipe.method == "evaluate":
         return Disk(0, 0, 0)
+    if recipe.method == "score":
+        stages = sum(stage.updates > 0 for stage in (recipe.score.stage_one, recipe.score.stage_two))
+        found = disk(shape, plan, stages)
+        # The best policy so far, and the weights that vllm reads.
+        more = (recipe.score.keep == "highest_reward") + (recipe.sampling.backend != "transformers")
+        return replace(found, while_training=found.while_training + more * found.policy)
+    if recipe.method == "star":
+        return disk(shape, plan, rounds)
     trainings = rounds if recipe.method not in ("sft", "dpo") else 0
     trainings += recipe.method == "dpo" or bool(recipe.data.seed)
     middle = recipe.method == "cream" and recipe.cream.first_round == "sft_middle"

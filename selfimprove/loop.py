@@ -293,7 +293,7 @@ class Loop(Inference):
         if self.backend == "vllm" and self.data.round_prompts:
             from selfimprove.sampling.vllm import require_room
 
-            require_room(execution["vllm"]["max_model_len"], max(map(len, prompts)), sampling.max_new_tokens)
+            require_room(execution["vllm"]["max_model_len"], max(map(len, prompts)), self.data.new_tokens())
         if self.backend != "openai":
             return
         if not self.recipe.training.lora and self.recipe.method != "evaluate":

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from selfimprove import gates
 from selfimprove.chat import end_of_turn_id
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
-from selfimprove.errors import InputError
+from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.statistics import bootstrap_interval, share_interval
 from selfimprove.judging.rewarding import Rewarded
 from selfimprove.policy import Policy
 from selfimprove.run_data import next_turn
 from selfimprove.score_gates import score_gates
 from selfimprove.training.accelerate_file import find_accelerate_file, read_accelerate_file
+from selfimprove.training.score_figures import is_right
 from selfimprove.training.score_trainer import GATE_WINDOW
 from selfimprove.training.stages import read_history
 
@@ -83,6 +84,7 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
     if score.keep == "highest_reward":
         options["checkpoint_steps"] = training.checkpoint_steps
     bounds = loop.recipe.gates.model_dump()
+    disabled = list(bounds.pop("disabled"))
     trained, artefact = loop.train(
         "score",
         start,
@@ -93,13 +95,13 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
         steps=own.updates * score.passes,
         policies={"base": loop.base_policy, **reward_policies},
         execution={
-            **loop.sampler_execution(loop.base_policy, loop.backend),
+            **_sampler_of(loop),
             "batch_tokens": sampling.batch_tokens,
             "share_prompt": score.share_prompt,
             "reward": reward_execution,
             "gates": {
                 "bounds": bounds,
-                "disabled": list(bounds.pop("disabled")),
+                "disabled": disabled,
                 "base_accuracy": of_base.accuracy,
                 "base_n": of_base.prompts,
             },
@@ -107,13 +109,29 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
         score_stage=number,
         base_accuracy=of_base.accuracy,
     )
-    last = read_history(artefact.folder)[-GATE_WINDOW:]
+    history = read_history(artefact.folder)
+    if not any(row["grad_norm"] for row in history):
+        raise RunFailed(
+            f"Stage {'I' * number}: no update had anything to learn from: all samples of a prompt "
+            f"were rewarded alike. Take prompts that the "
+            "policy answers right now and then, raise sampling.n, or look at score.reward"
+        )
+    last = [row for row in history if "samples" in row][-GATE_WINDOW:]
     for verdict in score_gates(last, of_base.accuracy, of_base.prompts, bounds):
         loop.check(verdict, stop=False)  # the trainer stops at what is enforced; the report shows what passed
     if score.keep == "last":  # the best checkpoint may be a very early one
         texts = of_base.first_attempts
         loop.check_moved(start, trained, texts, loop.log_probs(texts, start), loop.log_probs(texts, trained))
     return trained
+
+
+def _sampler_of(loop: Loop) -> dict[str, Any]:
+    """The sampler's own settings. All weights are read in place: as adapters beside a base, each update's weights would
+    be another base, and another engine."""
+    found = loop.sampler_execution(loop.base_policy, loop.backend)
+    if "vllm" in found and loop.recipe.training.lora is None:
+        found = {"vllm": {**found["vllm"], "adapters": "merge"}}
+    return found
 
 
 class Probe(NamedTuple):
@@ -170,15 +188,14 @@ def probe_figures(
     attempts: Sequence[RenderedPrompt], rewards: dict[str, list[Rewarded]], right_from: float
 ) -> dict[str, dict[str, float]]:
     """Accuracies of both turns and their difference, of the attempts whose rewards are known, with 95% intervals."""
-    known = [
-        [float(one.value >= right_from) for one in rewards[attempt.id] if one.value is not None] for attempt in attempts
-    ]
+    known = [[is_right(one, right_from) for one in rewards[attempt.id]] for attempt in attempts]
     figures = {}
     for turn in (1, 2):
-        values = [row[turn - 1] for row in known if len(row) >= turn]
+        values = [float(right) for row in known if len(row) >= turn and (right := row[turn - 1]) is not None]
         if values:
             figures[f"accuracy/turn_{turn}"] = _interval(share_interval(values), values)
-    deltas = [row[1] - row[0] for row in known if len(row) == 2]
+    both = [(row[0], row[1]) for row in known if len(row) == 2]
+    deltas = [float(after) - before for before, after in both if before is not None and after is not None]
     if deltas:
         figures["delta"] = _interval(bootstrap_interval(deltas), deltas)
     return figures

@@ -305,6 +305,12 @@ class Score(Strict):
             raise ValueError("both stages have 0 updates: nothing would be trained")
         if self.turns == 1 and self.stage_one.updates:
             raise ValueError("Stage I trains the second turn: with `turns: 1` set stage_one.updates to 0")
+        if self.turns == 1 and self.stage_two.base_first_attempts:
+            raise ValueError("the base's first attempts are read by second ones: there are none with `turns: 1`")
+        if self.clip_range is not None and self.passes == 1:
+            raise ValueError("`clip_range` needs `passes` of 2 or more: in one pass every ratio is 1")
+        if self.reward.kind == "reward_model" and self.truncated == "wrong":
+            raise ValueError("a reward model's scores have no zero that means wrong: set `truncated: left_out`")
         if self.turns == 1 and self.first_attempts:
             raise ValueError("`first_attempts` shares them among second attempts: there are none with `turns: 1`")
         return self

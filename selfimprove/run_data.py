@@ -51,6 +51,14 @@ class RunData:
         prompts = [prompt.text for prompts in self.round_prompts for prompt in prompts]
         return [*self.seed_texts, *prompts, *(pair.prompt.text for pair in self.pairs)]
 
+    def new_tokens(self) -> int:
+        """Tokens that may follow a prompt: a response, or the first attempt, the instruction and the second one."""
+        recipe, once = self.recipe, self.recipe.sampling.max_new_tokens
+        if recipe.method not in ("score", "star") or (recipe.method == "score" and recipe.score.turns == 1):
+            return once
+        instruction = recipe.score.instruction if recipe.method == "score" else recipe.star.instruction
+        return 2 * once + len(append_turn(self.tokenizer, [], instruction))
+
     def rendered(self, prompts: Sequence[Prompt], new_tokens: int, what: str = "prompts") -> list[RenderedPrompt]:
         """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut."""
         found = []
@@ -85,13 +93,11 @@ class RunData:
     def _round_prompts(self, search: Sequence[Path]) -> list[list[RenderedPrompt]]:
         """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
         recipe = self.recipe
-        found, new_tokens = _from_sources(recipe.data.prompts or (), search), recipe.sampling.max_new_tokens
+        found = _from_sources(recipe.data.prompts or (), search)
         if recipe.method in ("score", "star"):
-            options = recipe.score if recipe.method == "score" else recipe.star
-            found = [_as_task(prompt, options.reward.tests) for prompt in found]
-            if recipe.method == "star" or recipe.score.turns == 2:  # the first attempt, the instruction, the second one
-                new_tokens = 2 * new_tokens + len(append_turn(self.tokenizer, [], options.instruction))
-        prompts = self.rendered(found, new_tokens)
+            tests = (recipe.score if recipe.method == "score" else recipe.star).reward.tests
+            found = [_as_task(prompt, tests) for prompt in found]
+        prompts = self.rendered(found, self.new_tokens())
         random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
         rounds = 1 if recipe.method == "score" else recipe.rounds  # SCoRe's stages go over all prompts
         each = recipe.data.prompts_per_round or len(prompts) // rounds

@@ -239,11 +239,12 @@ def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> No
 
 
 def _score(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
-    from selfimprove.training.score_stage import train_score
+    from selfimprove.training.score_stage import clear_leftovers, train_score
     from selfimprove.training.stages import already_trained
 
     if not already_trained(folder):
         train_score(folder, task, advance)
+    clear_leftovers(folder)
 
 
 STEPS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +13,28 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
+import yaml
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
 from selfimprove import load_recipe, run
 from selfimprove.builtin import BUILTINS
 from selfimprove.checking import check_recipe
 from selfimprove.data.sources import load_examples, load_prompts
 from selfimprove.errors import InputError
+from selfimprove.judging.math_answers import math_verdict
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.terminal import Progress
-from selfimprove.shipped import shipped_recipes
+from selfimprove.shipped import shipped_recipes, shipped_suites
 
-HUB = {name: path for name, path in shipped_recipes().items() if load_recipe(path).model not in BUILTINS}
+# Not those that begin with the policy of a run that comes before them.
+HUB = {
+    name: path
+    for name, path in shipped_recipes().items()
+    if (model := load_recipe(path).model) not in BUILTINS and not model.startswith("runs/")
+}
+SCORE = [name for name in HUB if load_recipe(name).method == "score"]
 WORDS = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
 CHOICES = {"text": ["one", "two", "three"], "label": ["A", "B", "C"]}
 # Data set (and configuration): a row of it, with the columns it has on the hub.
@@ -37,6 +48,14 @@ ROWS: dict[str, Any] = {
     },
     "allenai/openbookqa": lambda word: {
         "id": f"O_{word}", "question_stem": f"What is a {word}?", "choices": CHOICES, "answerKey": "C"
+    },
+    "nlile/hendrycks-MATH-benchmark": lambda word: {
+        "problem": f"Halve one {word}.", "solution": "It is $1 : 2 = \\boxed{\\frac12}.$", "answer": "\\frac{1}{2}",
+        "subject": "Algebra", "level": 1, "unique_id": f"train/algebra/{word}.json",
+    },
+    "HuggingFaceH4/MATH-500": lambda word: {
+        "problem": f"Double one {word}.", "solution": "It is $\\boxed{2}.$", "answer": "2", "subject": "Algebra",
+        "level": 1, "unique_id": f"test/algebra/{word}.json",
     },
 }  # fmt: skip
 
@@ -57,7 +76,11 @@ def small(name: str, model: Path, output: Path, *more: str) -> Recipe:
     overrides = ["training.batch_size=4", "training.checkpoint_steps=50", "evaluate_limit=2"]
     overrides += ["gates.disabled=[consistency, degeneration, judge_health]"]
     overrides += ["sampling.backend=transformers"]  # vLLM has no attention for heads as small
-    if recipe.method != "sft":
+    if recipe.method == "score":
+        overrides += ["sampling.n=4", "sampling.max_new_tokens=6", "training.batch_size=16", "score.probe_prompts=2"]
+        overrides += ["score.stage_one.updates=2", "score.stage_two.updates=2"]
+        overrides += ["evaluate=[{suite: self-correction-math, max_new_tokens: 6}]"]
+    elif recipe.method != "sft":
         overrides += ["rounds=1", "data.prompts_per_round=8", "sampling.max_new_tokens=6", "sft.learning_rate=1e-3"]
     if recipe.training.accelerate:
         overrides += ["training.accelerate=null", "training.processes=1"]
@@ -65,20 +88,39 @@ def small(name: str, model: Path, output: Path, *more: str) -> Recipe:
     return load_recipe(name, [*overrides, *more])
 
 
-def test_both_model_families_are_there() -> None:
+ODD = "{kind: function, function: 'test_hub_recipes:odd'}"
+
+
+def odd(prompt: str, response: str, answer: str | None) -> float:
+    """A reward that a random model earns now and then."""
+    return float(len(response) % 2)
+
+
+def ending(tiny_model: Path, folder: Path) -> Path:
+    """The tiny model, so that it ends most of its answers within a few tokens: what is cut off is wrong."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        model.lm_head.weight[2] *= 4
+    shutil.copytree(tiny_model, folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_model_families_are_there() -> None:
     assert {name.split("/")[0] for name in HUB} == {
-        "llama-3-8b-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-7b-instruct"
+        "llama-3-8b-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct", "qwen2.5-7b-instruct"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HUB)
 def test_a_hub_recipe_runs_on_a_tiny_model(name: str, hub: None, tiny_model: Path, tmp_path: Path) -> None:
-    # A random model is never right by exact match, which would leave no pair.
-    judge = ["iterative_dpo.judge.kind=random"] if load_recipe(name).method == "iterative_dpo" else []
-    recipe = small(name, tiny_model, tmp_path / "run", *judge)
+    # A random model is never right, which would leave no pair and nothing to learn.
+    judge = {"iterative_dpo": ["iterative_dpo.judge.kind=random"], "score": [f"score.reward={ODD}"]}
+    model = ending(tiny_model, tmp_path / "model") if name in SCORE else tiny_model
+    recipe = small(name, model, tmp_path / "run", *judge.get(load_recipe(name).method, []))
     result = run(recipe, Progress(Console(file=io.StringIO())))
     stages = [event["stage"] for event in result.events if event["event"] == "training"]
-    assert stages == (["sft"] if recipe.method == "sft" else ["sft", "dpo"])
+    assert stages == {"sft": ["sft"], "score": ["score", "score"]}.get(recipe.method, ["sft", "dpo"])
     adapter = (result.policy_folder / "adapter_config.json").is_file()
     assert adapter == (recipe.training.lora is not None)
 
@@ -94,6 +136,33 @@ def test_the_verifier_of_the_qwen_recipe_has_an_answer_to_every_prompt(hub: None
     assert {example.response for example in load_examples(source, [])} == {"B"}
 
 
+@pytest.mark.parametrize("name", SCORE)
+def test_score_trains_what_its_suite_measures(name: str, hub: None) -> None:
+    """The same prompt, instruction and room for an answer, and a reference answer that the checker reads."""
+    recipe = load_recipe(name)
+    (chosen,) = recipe.evaluate
+    suite = yaml.safe_load(shipped_suites()[chosen.suite].read_text())
+    (source,) = recipe.data.prompts or ()
+    assert (source.template, recipe.score.instruction) == (suite["data"]["template"], suite["instruction"])
+    assert (recipe.sampling.max_new_tokens, recipe.score.reward.kind) == (suite["max_new_tokens"], suite["checker"])
+    # Two attempts and the instruction leave so much for the problem.
+    assert recipe.training.max_length - 2 * recipe.sampling.max_new_tokens > 900
+    prompt = load_prompts(source, [])[0]
+    solution = prompt.row["solution"]
+    for said, value in (("so \\boxed{0.5}", 1.0), ("so \\boxed{2}", 0.0), (solution, 1.0)):
+        assert math_verdict(said, str(prompt.answer)) == (value, None)
+
+
+def test_the_settings_of_the_paper_are_in_both_recipes_of_score() -> None:
+    for recipe in map(load_recipe, SCORE):
+        score, training = recipe.score, recipe.training
+        assert (training.learning_rate, training.batch_size, training.scheduler) == (5e-6, 512, "constant")
+        assert (training.warmup_ratio, training.weight_decay, recipe.sampling.temperature) == (0, 0, 1.0)
+        assert score.stage_one.updates + score.stage_two.updates == 3000
+        assert (score.alpha, score.beta1, score.beta2, score.keep) == (10, 0.01, 0.1, "highest_reward")
+    assert len(SCORE) == 2
+
+
 @pytest.mark.parametrize("name", HUB)
 def test_a_check_without_the_hub_names_the_key(
     name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,9 +172,10 @@ def test_a_check_without_the_hub_names_the_key(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    first = "data.prompts" if name in SCORE else "data.seed"
     for recipe, key in (
         (load_recipe(name, [f"output={tmp_path / 'run'}"]), "model: "),
-        (small(name, tiny_model, tmp_path / "run"), "data.seed: hub data set "),
+        (small(name, tiny_model, tmp_path / "run"), f"{first}: hub data set "),
     ):
         with pytest.raises(InputError, match=f"^{key}") as refused:
             check_recipe(recipe, Console(file=io.StringIO()))

@@ -247,7 +247,7 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path, values: dict
 
 def test_the_resolved_recipe_has_every_option_of_its_method() -> None:
     written = yaml.safe_load(make_recipe(CREAM).as_yaml())
-    assert set(written) == set(Recipe.model_fields) - {"folder", "iterative_dpo"}
+    assert set(written) == set(Recipe.model_fields) - {"folder", "iterative_dpo", "score", "star"}
     assert set(written["cream"]) == {"measure", "weight", "constant", "first_round", "floor"}
     assert written["training"]["lora"] is None
 

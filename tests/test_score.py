@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_jsonl
+from conftest import save_served_model, write_jsonl
 from kill_and_resume import kill_and_compare
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
@@ -20,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import selfimprove
 from selfimprove.chat import append_turn, render_example
-from selfimprove.errors import GateError, InputError
+from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.judging.rewarding import Rewarded
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
-from selfimprove.recipe import Recipe
+from selfimprove.recipe import Recipe, load_recipe
 from selfimprove.reporting.terminal import Progress
 from selfimprove.sampling import Decoding, Request, Sampled
 from selfimprove.sampling.transformers import TransformersSampler
@@ -38,6 +40,11 @@ from selfimprove.training.score_trainer import batch_loss, episode_advantages
 END = 2
 STOPS = (END,)
 BETAS = (0.2, 0.05)
+
+
+def half(prompt: str, response: str, answer: str | None) -> float:
+    """Right for about half of all texts."""
+    return float(zlib.crc32(response.encode()) % 2)
 
 
 def nothing(prompt: str, response: str, answer: str | None) -> None:
@@ -360,7 +367,7 @@ def test_figures_of_an_update() -> None:
     assert means["accuracy/turn_1"] == 0.5  # the base's own attempt is not counted
     assert means["accuracy/turn_2"] == 1 and means["delta"] == 0.5
     assert means["incorrect_to_correct"] == 0.5 and means["correct_to_incorrect"] == 0
-    assert means["copy_rate"] == pytest.approx(1 / 3) and means["change_rate"] == pytest.approx(2 / 3)
+    assert means["copy_rate"] == means["change_rate"] == 0.5
     assert means["truncated/turn_2"] == pytest.approx(1 / 3) and means["truncated/turn_1"] == 0
     assert means["reward_coverage"] == pytest.approx(5 / 6) and sums["samples"] == (3, 3)
 
@@ -397,6 +404,7 @@ SCORE: dict[str, Any] = {
     "stage_two": {"updates": 3},
     "probe_prompts": 4,
 }
+HALF = {"kind": "function", "function": "test_score:half"}
 ONLY_REPORT = {"disabled": ["first_attempt", "change_rate", "copy_rate", "kl"]}
 
 
@@ -593,7 +601,7 @@ def test_a_gate_stops_the_training_with_what_to_look_at(score_recipe: Callable[.
         run(recipe)
     events = selfimprove.reporting.events.read_events(Path(recipe.output) / "metrics.jsonl")
     (stopped,) = [event for event in events if event["event"] == "training"]
-    assert len(stopped["history"]) == 9  # the report of a stopped run shows how it came to that
+    assert len(stopped["history"]) == 10  # the report of a stopped run shows how it came to that
 
 
 @pytest.mark.parametrize(
@@ -606,6 +614,12 @@ def test_a_gate_stops_the_training_with_what_to_look_at(score_recipe: Callable[.
         ({"score": {**SCORE, "stage_one": {"updates": 0}, "stage_two": {"updates": 0}}}, "nothing would be trained"),
         ({"score": {"reward": {"kind": "code"}}}, "needs `tests`"),
         ({"data": {"prompts": None}}, "needs `data.prompts`"),
+        ({"score": {**SCORE, "clip_range": 0.2}}, "`clip_range` needs `passes`"),
+        ({"score": {**SCORE, "reward": {"kind": "reward_model", "model": "x"}}}, "left_out"),
+        (
+            {"score": {"turns": 1, "stage_one": {"updates": 0}, "stage_two": {"base_first_attempts": 0.5}}},
+            "the base's first attempts",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_trained_are_refused(
@@ -633,9 +647,68 @@ def test_highest_reward_keeps_the_best_checkpoint(score_recipe: Callable[..., Re
     ] != []  # another key draws other noise: only the rule is told
     callback = BestCheckpoint(tmp_path, {"turns": 2}, lambda n: None)
     rows = [{"step": i + 1, "reward/turn_2": value} for i, value in enumerate([0.1, 0.5, 0.2, 0.2])]
-    assert callback.windows(rows, 2) == [[0.1, 0.5], [0.2, 0.2]]
+    assert callback.windows(rows, 2, 4) == [[0.1, 0.5], [0.2, 0.2]]
+    assert callback.windows(rows, 2, 6) == [[0.1, 0.5], [0.2, 0.2], []]  # no reward was known since the last checkpoint
 
 
 def test_policies_of_a_run_can_be_the_base_of_the_next(score_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     first = run(score_recipe(), tmp_path / "first")
     assert resolve_policy(str(tmp_path / "first")).adapter_digest == first.policy.adapter_digest
+
+
+# ---- vLLM, and the real model
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (make vllm)")
+@pytest.mark.parametrize("lora", [{"r": 4, "alpha": 8, "dropout": 0.0}, False], ids=["adapter", "full weights"])
+def test_vllm_samples_from_the_weights_of_every_update(
+    score_recipe: Callable[..., Recipe], tmp_path: Path, lora: Any
+) -> None:
+    """Each swap is checked against the trainer's own model in memory, and fails where it did not arrive."""
+    model = save_served_model(tmp_path / "served")
+    result = run(
+        score_recipe(
+            model=str(model),
+            sampling={"backend": "vllm", "n": 4},
+            training={"lora": lora, "scheduler": "constant", "warmup_ratio": 0.0},
+            score={
+                **{**SCORE, "reward": HALF, "stage_one": {"updates": 2}},
+                "stage_two": {"updates": 1, "base_first_attempts": 0.5},
+            },
+        )
+    )
+    first, second = histories(result)
+    assert first[0]["kl/turn_2"] == pytest.approx(0, abs=1e-5)
+    assert first[1]["kl/turn_2"] > 0
+    assert second[0]["kl/turn_2"] > 1e-6
+    engine = [event for event in result.events if event["event"] == "engine"]
+    assert [event["what"] for event in engine].count("start") == 1
+    swapped = [event["policy"] for event in engine if event["what"] == "swap"]
+    assert [name for name in swapped if name.startswith("update")] == ["update 1"], "at update 0 it is the start itself"
+    assert not list(Path(result.folder).glob("steps/score-*/live"))
+
+
+@pytest.mark.real_model
+def test_the_real_model_through_the_shipped_recipe(tmp_path: Path) -> None:
+    """One update a stage of SmolLM2: that what is shipped runs."""
+    options = [
+        *("model=smollm2-135m-instruct", f"output={tmp_path / 'run'}", f"score.reward={HALF}", "evaluate=[]"),
+        *("score.stage_one.updates=1", "score.stage_two.updates=1", "score.probe_prompts=2", "training.batch_size=8"),
+        *("sampling.backend=transformers", "sampling.max_new_tokens=5"),
+    ]
+    changed = load_recipe("smollm2-135m/score", options)
+    result = run(changed)
+    first, second = histories(result)
+    assert first[0]["kl/turn_1"] == pytest.approx(0, abs=1e-4)
+    assert len(first) == len(second) == 1 and second[0]["samples"] == 8
+    assert PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(result.policy.base), result.policy_folder)
+
+
+def test_rewards_that_are_all_the_same_teach_nothing_and_it_is_said(
+    score_recipe: Callable[..., Recipe], tiny_data: Path
+) -> None:
+    recipe = score_recipe()
+    rows = [{"prompt": f"Say cat {n}", "answer": "never said"} for n in range(24)]
+    write_jsonl(tiny_data / "letters.jsonl", rows)
+    with pytest.raises(RunFailed, match="rewarded alike"):
+        run(recipe)

@@ -76,7 +76,7 @@ SCORE: dict[str, tuple[dict[str, Any], set[str]]] = {
     "second_baseline": ({"second_baseline": "first_attempt"}, BOTH),
     "first_attempts": ({"first_attempts": 1}, BOTH),
     "passes": ({"passes": 2}, BOTH),
-    "clip_range": ({"clip_range": 0.2}, BOTH),
+    "clip_range": ({"passes": 2, "clip_range": 0.2}, BOTH),
     "truncated": ({"truncated": "left_out"}, BOTH),
     "keep": ({"keep": "highest_reward"}, BOTH),
     "share_prompt": ({"share_prompt": False}, set()),

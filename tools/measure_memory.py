@@ -20,7 +20,7 @@ from typing import Any
 
 from selfimprove.artefacts import Store
 from selfimprove.builtin import cache_folder
-from selfimprove.estimate import GIB, Memory, Plan, Shape, dpo, sampling, scoring, sft
+from selfimprove.estimate import GIB, Memory, Plan, Shape, dpo, sampling, score, scoring, sft
 from selfimprove.policy import Policy, resolve_policy
 from selfimprove.reporting.terminal import Progress
 from selfimprove.steps import StepRequest, run_step
@@ -38,8 +38,23 @@ CASES: dict[str, tuple[str, Plan]] = {
     "DPO, LoRA, long": ("dpo", LONG),
     "SFT, full weights": ("sft", replace(PLAN, lora_rank=None)),
     "DPO, full weights": ("dpo", replace(PLAN, lora_rank=None)),
+    "SCoRe, LoRA": ("score", replace(PLAN, n=4, seconds=1, between=16)),
+    "SCoRe, LoRA, long": ("score", replace(LONG, n=4, seconds=1, between=16)),
+    "SCoRe, full weights": ("score", replace(PLAN, n=4, seconds=1, between=16, lora_rank=None, reference=True)),
 }
-ESTIMATES = {"sample": sampling, "log_probs": scoring, "sft": sft, "dpo": dpo}
+ESTIMATES = {"sample": sampling, "log_probs": scoring, "sft": sft, "dpo": dpo, "score": score}
+# A stage's options that change no memory, and a reward that samples earn now and then.
+SCORE: dict[str, Any] = {
+    **{"stage": 2, "updates": 2, "passes": 1, "turns": 2, "alpha": 10.0, "beta1": 0.01, "beta2": 0.0, "kl": "exact"},
+    **{"kl_reduction": "mean", "policy_reduction": "sum", "whiten": False, "second_baseline": "prompt"},
+    **{"clip_range": None, "truncated": "wrong", "keep": "last", "base_first_attempts": 0.0, "right_from": 0.5},
+    **{"instruction": "Look again, and answer once more.", "temperature": 1.0, "backend": "transformers"},
+    "reward": {"kind": "function", "function": "measure_memory:fair", "version": 1},
+}
+
+
+def fair(prompt: str, response: str, answer: str | None) -> float:
+    return float(len(response) % 2)
 
 
 def model_folder(model: str) -> str:
@@ -84,6 +99,16 @@ def request(step: str, plan: Plan, policy: Policy) -> StepRequest:
     options["lora"] = {**LORA, "dropout": 0.1 if plan.dropout else 0.0} if plan.lora_rank else None
     execution |= {"micro_batch_size": plan.micro_batch, "checkpoint_steps": 50, "report_to": []}
     execution |= {"gradient_checkpointing": plan.checkpointing, "gate_dpo_start": False}
+    if step == "score":
+        options |= SCORE | {"n": plan.n, "first_attempts": plan.n, "max_new_tokens": plan.response, "stop_ids": []}
+        execution |= {"share_prompt": not plan.checkpointing, "gates": {"disabled": [], "base_accuracy": None}}
+        execution["gates"] |= {"base_n": 0, "bounds": {}}
+        execution["reward"] = {"device": "cpu", "batch_tokens": 0, "server": None}
+        del options["epochs"]
+        count = 2 * plan.micro_batch // plan.n
+        rows = [{"prompt_id": f"p{i}", "prompt_ids": ids(plan.prompt), "text": "", "answer": ""} for i in range(count)]
+        policies = {"start": policy, "base": policy}
+        return StepRequest(step, step, options, {"prompts": rows}, policies, 0, execution)
     count = 2 * plan.micro_batch
     if step == "sft":
         rows = [

@@ -79,7 +79,7 @@ SMALL_STEP: Changes = {
     "training.batch_size": 8,
     "training.epochs": 2,
 }
-_SMALL = ("cream", "srlm", "random", "verifier", "cream-likelihood")
+_SMALL = ("cream", "srlm", "random", "verifier")
 
 FAMILIES = {
     "score": Family(SCORE_COMMON, SCORE_METHODS, SCORE_SUITES),

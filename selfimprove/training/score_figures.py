@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfimprove.evaluation.corrections import edit_ratio
-from selfimprove.judging.rewarding import Rewarded
+from selfimprove.judging.rewarding import TRUNCATED, Rewarded
 from selfimprove.training.rollouts import Episode
 
 FIGURES = (
@@ -15,6 +15,11 @@ FIGURES = (
 )
 
 
+def is_right(reward: Rewarded, right_from: float) -> bool | None:
+    """Whether an answer counts as right; None where its reward is missing. A truncated one never does."""
+    return None if reward.value is None else reward.value >= right_from and reward.failure != TRUNCATED
+
+
 def rollout_sums(
     episodes: Sequence[Episode], rewards: Sequence[Sequence[Rewarded]], right_from: float
 ) -> dict[str, tuple[float, float]]:
@@ -22,8 +27,9 @@ def rollout_sums(
 
     accuracy/turn_t, delta, incorrect_to_correct, correct_to_incorrect: of the samples whose rewards are known, right
     being a reward of at least `right_from`; reward/turn_t: the mean reward. change_rate: second answers with another
-    text than the first; copy_rate: with the very same tokens; edit_ratio: see `evaluation/corrections.py`.
-    truncated/turn_t, tokens/turn_t (tokens a response), reward_coverage (of all attempts, those with a value), samples.
+    text than the first; copy_rate: with the very same tokens; edit_ratio: see `evaluation/corrections.py`. Where the
+    base wrote the first attempt, it and what came of it are in none of these. truncated/turn_t, tokens/turn_t (tokens
+    a response), reward_coverage (of all attempts, those with a value), samples.
     """
     sums: dict[str, list[float]] = {}
 
@@ -39,13 +45,13 @@ def rollout_sums(
                 add(f"truncated/turn_{turn}", attempt.truncated)
                 add(f"tokens/turn_{turn}", len(attempt.ids))
                 if reward.value is not None:
-                    add(f"accuracy/turn_{turn}", reward.value >= right_from)
+                    add(f"accuracy/turn_{turn}", bool(is_right(reward, right_from)))
                     add(f"reward/turn_{turn}", reward.value)
             add("reward_coverage", reward.value is not None)
-        if episode.second is None:
+        if episode.second is None or not episode.own_first:
             continue
-        if row[0].value is not None and row[1].value is not None:
-            before, after = (one.value >= right_from for one in row[:2] if one.value is not None)
+        before, after = (is_right(one, right_from) for one in row)
+        if before is not None and after is not None:
             add("delta", float(after) - before)
             add("incorrect_to_correct", after and not before)
             add("correct_to_incorrect", before and not after)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from selfimprove.artefacts import digest_of, explained_write, read_rows
+from selfimprove.artefacts import explained_write, read_rows
 from selfimprove.errors import InputError
 from selfimprove.judging.rewarding import make_checker
-from selfimprove.policy import Policy, load_base, pick_device, pick_dtype
+from selfimprove.policy import Policy, load_base, model_digest, pick_device, pick_dtype
 from selfimprove.sampling import Decoding, make_sampler
 from selfimprove.sampling.transformers import TransformersSampler
 from selfimprove.training.rollouts import Plan
@@ -47,8 +47,9 @@ def train_score(folder: Path, task: dict[str, Any], advance: Advance) -> None:
             "could be shared; set one of them to false"
         )
     model = trainable_model(start, options, device, task["seed"])
-    without_dropout(model)
     tokenizer = fresh_tokenizer(start)
+    tools = make_tools(task, folder, start, base, model, tokenizer, device)
+    without_dropout(model)  # after the base's own adapter has been loaded beside the trained one
     judge = Policy(**task["policies"]["judge"]) if "judge" in task["policies"] else None
     trainer = ScoreTrainer(
         model=model,
@@ -56,7 +57,7 @@ def train_score(folder: Path, task: dict[str, Any], advance: Advance) -> None:
         processing_class=tokenizer,
         rows=read_rows(folder / "inputs" / "prompts.arrow"),
         plan=plan_of(task),
-        tools=make_tools(task, folder, start, base, model, tokenizer, device),
+        tools=tools,
         checker=make_checker(options["reward"], judge, execution["reward"], folder / _journal()),
         options=options,
         gates=execution["gates"],
@@ -66,6 +67,10 @@ def train_score(folder: Path, task: dict[str, Any], advance: Advance) -> None:
     best = options["keep"] == "highest_reward"
     checkpoints = BestCheckpoint(folder, options, advance) if best else Checkpoints(folder, {}, advance)
     run_training(trainer, folder, checkpoints)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a training needs only while it runs. A kill may have come before it."""
     shutil.rmtree(folder / "live", ignore_errors=True)
     (folder / _journal()).unlink(missing_ok=True)
 
@@ -114,6 +119,8 @@ def without_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def make_tools(
@@ -123,7 +130,7 @@ def make_tools(
     instead), so that no second model is in memory; with full weights it is a frozen one of its own."""
     options, execution = task["options"], task["execution"]
     sampler = make_sampler(options, execution, folder)
-    live = _LiveWeights(folder / "live", start, task["key"], tokenizer, sampler)
+    live = _LiveWeights(folder / "live", start, tokenizer, sampler)
     dtype = pick_dtype(options["dtype"], device)
     base_sampler = TransformersSampler(dtype, device, execution["batch_tokens"])
     frozen: Any = None
@@ -139,6 +146,8 @@ def make_tools(
         return own.disable_adapter() if base.adapter is None else _as_reference(own)
 
     def swap(own: Any, update: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what the last backward pass held is the engine's now
         live.swap(own, update)
         base_sampler.set_weights(base, _InContext(own if frozen is None else frozen, reference))
 
@@ -184,8 +193,9 @@ class _LiveWeights:
     """The weights as they stand in the training, given to the sampler in place at every update. The transformers
     sampler samples from the very model; vLLM reads them from `folder` (an adapter, or all weights)."""
 
-    def __init__(self, folder: Path, start: Policy, key: str, tokenizer: Any, sampler: Any) -> None:
-        self.folder, self.start, self.key, self.tokenizer, self.sampler = folder, start, key, tokenizer, sampler
+    def __init__(self, folder: Path, start: Policy, tokenizer: Any, sampler: Any) -> None:
+        self.folder, self.start, self.tokenizer, self.sampler = folder, start, tokenizer, sampler
+        self.unchanged: str | None = None  # digest of the weights that are still the start's
 
     def swap(self, model: Any, update: int) -> None:
         if self.sampler.name == "transformers":
@@ -193,26 +203,27 @@ class _LiveWeights:
             return
         here = self.folder / str(update)
         with explained_write(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            adapter = hasattr(model, "peft_config")
-            if adapter:
+            if adapter := hasattr(model, "peft_config"):
                 model.save_pretrained(str(here), selected_adapters=["default"])
             else:
                 model.save_pretrained(str(here))
                 self.tokenizer.save_pretrained(str(here))
-        digest = digest_of(["live", self.key, update])
-        if adapter:
-            policy = replace(self.start, name=f"update {update}", adapter=str(here), adapter_digest=digest)
+        digest = model_digest(here)
+        if update == 0:
+            self.unchanged = digest
+        policy = replace(self.start, name=f"update {update}")
+        if (
+            digest == self.unchanged
+        ):  # a new adapter is the identity: vLLM would take it for weights that did not arrive
+            policy = self.start
+        elif adapter:
+            policy = replace(policy, adapter=str(here), adapter_digest=digest)
         else:
-            policy = replace(
-                self.start,
-                name=f"update {update}",
-                base=str(here),
-                base_digest=digest,
-                adapter=None,
-                adapter_digest=None,
-            )
+            policy = replace(policy, base=str(here), base_digest=digest, adapter=None, adapter_digest=None)
         self.sampler.set_weights(policy, model)
+        for older in self.folder.glob("*"):  # only now: a sleeping engine wakes with the weights of before
+            if older != here:
+                shutil.rmtree(older, ignore_errors=True)
 
 
 class BestCheckpoint(Checkpoints):
@@ -222,26 +233,27 @@ class BestCheckpoint(Checkpoints):
     def __init__(self, folder: Path, options: dict[str, Any], advance: Advance) -> None:
         super().__init__(folder, {}, advance)
         self.name = f"reward/turn_{options['turns']}"
-        self.since: int = 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        means = [np.mean(window) for window in self.windows(state.log_history, int(args.save_steps)) if window]
-        if len(means) and means[-1] > max(means[:-1], default=-np.inf):
+        windows = self.windows(state.log_history, int(args.save_steps), state.global_step)
+        means = [float(np.mean(window)) for window in windows[:-1] if window]
+        if windows[-1] and np.mean(windows[-1]) > max(means, default=-np.inf):
             best = self.folder / "policy-best"
             if state.is_world_process_zero:
                 shutil.rmtree(best, ignore_errors=True)
             save_policy(self.trainer, best)
         super().on_save(args, state, control, **kwargs)
 
-    def windows(self, history: list[dict[str, Any]], steps: int) -> list[list[float]]:
-        """Rewards between checkpoints."""
+    def windows(self, history: list[dict[str, Any]], steps: int, last: int) -> list[list[float]]:
+        """Rewards between checkpoints, up to the optimizer step `last`; empty where none was known."""
         rows = [(int(row["step"]), float(row[self.name])) for row in history if self.name in row]
-        last = max((step for step, _ in rows), default=0)
         return [[reward for step, reward in rows if begin < step <= begin + steps] for begin in range(0, last, steps)]
 
     def finish(self, trainer: Any) -> None:
         best = self.folder / "policy-best"
-        if best.is_dir():
+        found = best.is_dir()
+        trainer.accelerator.wait_for_everyone()  # every process has looked before one renames it
+        if found:
             if trainer.is_world_process_zero():
                 best.replace(self.folder / "policy")
             trainer.accelerator.wait_for_everyone()

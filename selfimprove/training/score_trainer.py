@@ -193,7 +193,10 @@ class ScoreTrainer(Trainer):
             raise GateError(
                 f"gate {broken.gate} ({where}): {broken.message}\n"
                 f"(`gates.disabled=[{broken.gate}]` goes on all the same)",
-                history=[row for row in self.state.log_history if "loss" in row],
+                history=[
+                    *(row for row in self.state.log_history if "loss" in row),
+                    {**self.figures, "step": self.state.global_step + 1},
+                ],
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .intervals import Estimate, drawn_seeds
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 SEEDS = tuple(range(10))
 LAST = "M4"
-# family -> the step size it is named by
+# file of results -> what the page calls its step size
 STEPS = {"lab-cream": "large step", "lab-cream-small-step": "small steps"}
 NAMES = {
     "cream": "CREAM (Kendall, avg)",
     "cream-likelihood": "CREAM, round 1 by M0's likelihood",
+    "cream-likelihood-dyn": "CREAM, M0's likelihood and dyn (added later)",
     "cream-spearman": "CREAM, Spearman",
     "cream-top-order": "CREAM, TopOrder",
     "cream-dyn": "CREAM, dyn",
@@ -90,9 +93,13 @@ class Lab:
             lambda run: sum(r["labels"]["equal"] for r in run["rounds"]) / sum(r["pairs"] for r in run["rounds"]),
         )
 
-    def auroc(self, method: str) -> Estimate | None:
-        """Probability that C_j is higher at a right label than at a wrong one, mean of the rounds that have one."""
-        return self.over([method], _auroc)
+    def auroc(self, method: str, rounds: Sequence[int] = (1, 2, 3)) -> Estimate | None:
+        """Probability that C_j is higher at a right label than at a wrong one, mean of those rounds that have one."""
+        return self.over([method], lambda run: _auroc(run, rounds))
+
+    def mean(self, method: str, round: int, key: str) -> float:
+        """A figure of a round, mean over the seeds."""
+        return float(np.mean([_round(run, round)[key] for run in self.runs[method].values()]))
 
 
 def accuracy(run: Run, policy: str) -> float:
@@ -110,7 +117,8 @@ def _wrong(run: Run, rounds: Sequence[int]) -> float | None:
     return sum(one["wrong"] for one in labels) / telling if telling else None
 
 
-def _auroc(run: Run) -> float | None:
-    found = [one["prediction"]["auroc"] for one in run["rounds"] if "prediction" in one]
+def _auroc(run: Run, rounds: Sequence[int]) -> float | None:
+    measured = [_round(run, number).get("prediction") for number in rounds]
+    found = [one["auroc"] for one in measured if one]
     known = [one for one in found if one is not None]
     return sum(known) / len(known) if known else None

@@ -9,7 +9,7 @@ from typing import Any
 from .claims import CLAIMS, Claim
 from .figures import COMPARISONS, LAST, Results
 from .intervals import VERDICTS, Estimate
-from .lab_page import lab_section
+from .lab_page import lab_section, lab_summary
 from .lab_plot import draw_lab
 from .matrix import SETTINGS
 from .plots import SHORT, TITLES, draw_all
@@ -46,6 +46,8 @@ def write_page(docs: Path, values: dict[str, Any], lab: dict[str, Any] | None = 
 def page_text(results: Results, lab: dict[str, Any] | None = None) -> str:
     """The whole page."""
     parts = ["# CREAM on SmolLM2-135M: what reproduces at small scale", _summary(results)]
+    if lab and (sentence := lab_summary(lab)):
+        parts.append(sentence)
     if results.missing:
         parts.append(_missing(results))
     parts += ["## The paper's claims", RULE, _claims(results)]

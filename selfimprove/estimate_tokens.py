@@ -1,0 +1,92 @@
+"""How many tokens a recipe's run goes through: pure functions of the recipe and of its data's lengths.
+
+Upper bounds: every response is taken to use all of `sampling.max_new_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selfimprove.recipe import Recipe
+
+# Examples and responses whose log-probs tell that a training changed something, each under both policies.
+_PROBE = 8
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`read`: prompts that are sampled from; `sampled`: written; `scored`: forward only; `trained`: forward and
+    backward, with the prompts that stand before what is learnt. `policies`: how many are evaluated."""
+
+    read: float
+    sampled: float
+    scored: float
+    trained: float
+    policies: int
+
+
+def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, between: int, gpu: bool) -> Tokens:
+    """Of a whole run.
+
+    Args:
+        prompts: tokens of each prompt, by round.
+        examples: tokens of all seed examples.
+        between: tokens of the instruction's turn, where there are two turns.
+        gpu: on one, `training.gradient_checkpointing: auto` is on, and a prompt is then not shared by its samples.
+    """
+    rows = [length for group in prompts for length in group]
+    if recipe.method == "score":
+        return _score(recipe, rows, between, gpu)
+    if recipe.method == "star":
+        return _star(recipe, rows, len(prompts), between)
+    new, epochs = recipe.sampling.max_new_tokens, recipe.training.epochs
+    sampled = len(rows) * recipe.sampling.n * new
+    return Tokens(
+        read=sum(rows),
+        sampled=sampled,
+        scored=3 * (sum(rows) + sampled),
+        trained=examples * (epochs if recipe.method == "sft" else recipe.sft.epochs)
+        + epochs * 2 * (sum(rows) + len(rows) * new),
+        policies=len(prompts) + 2,
+    )
+
+
+def _score(recipe: Recipe, rows: Sequence[int], between: int, gpu: bool) -> Tokens:
+    """Both stages: every update samples, and its samples go through the reference once and are trained, in each pass.
+    And the probes, one of the base and one after each stage."""
+    score, n, new = recipe.score, recipe.sampling.n, recipe.sampling.max_new_tokens
+    stages = [stage.updates for stage in (score.stage_one, score.stage_two) if stage.updates]
+    mean, updates, second = sum(rows) / len(rows), sum(stages), score.turns == 2
+    used = updates * recipe.training.batch_size // n  # prompts, as often as they are used
+    firsts = used * (score.first_attempts or n)
+    probed = (len(stages) + 1) * min(score.probe_prompts, len(rows))
+    probes = probed * max(1, n // 2)
+    checkpointing = recipe.training.gradient_checkpointing
+    keeps_cache = not (gpu if checkpointing == "auto" else checkpointing)
+    shared = keeps_cache if score.share_prompt == "auto" else score.share_prompt
+    row = (2 * new + between) if second else new
+    forward = score.passes * (used * mean * (1 if shared else n) + used * n * row)
+    return Tokens(
+        read=(used + probed) * mean + second * (firsts + probes) * (mean + new + between),
+        sampled=firsts * new + second * used * n * new + score.turns * probes * new,
+        scored=forward + 2 * len(stages) * _PROBE * (mean + max(1, n // 2) * new),
+        trained=forward,
+        policies=len(stages) + 1,
+    )
+
+
+def _star(recipe: Recipe, rows: Sequence[int], rounds: int, between: int) -> Tokens:
+    """Every round: two attempts, and SFT on the traces that are kept, which are at most `most_per_prompt`."""
+    n, new = recipe.sampling.n, recipe.sampling.max_new_tokens
+    traces = min(n, recipe.star.most_per_prompt)
+    trace = sum(rows) + len(rows) * (2 * new + between)  # one of every prompt
+    return Tokens(
+        read=sum(rows) + n * (sum(rows) + len(rows) * (new + between)),
+        sampled=2 * len(rows) * n * new,
+        scored=2 * rounds * _PROBE * trace / len(rows),
+        trained=recipe.sft.epochs * traces * trace,
+        policies=rounds + 1,
+    )

@@ -1,0 +1,1 @@
+"""From the raw values of SCoRe and its controls to docs/evidence/score.md."""
