@@ -670,7 +670,7 @@ def test_vllm_samples_from_the_weights_of_every_update(
         score_recipe(
             model=str(model),
             sampling={"backend": "vllm", "n": 4},
-            training={"lora": lora, "scheduler": "constant", "warmup_ratio": 0.0},
+            training={"lora": lora, "scheduler": "constant", "warmup_ratio": 0.0, "batch_size": 16},
             score={
                 **{**SCORE, "reward": HALF, "stage_one": {"updates": 2}},
                 "stage_two": {"updates": 1, "base_first_attempts": 0.5},
