@@ -1,7 +1,7 @@
 """What an update of SCoRe costs, by part, against its floor; and what computing a prompt once for its samples pays.
 
-    python benchmarks/score_step.py                        # SmolLM2-135M with LoRA, 16 samples of 4 prompts an update
-    python benchmarks/score_step.py --prompt-words 200     # long prompts, where sharing pays more
+    python -m benchmarks.score_step                        # SmolLM2-135M with LoRA, 16 samples of 4 prompts an update
+    python -m benchmarks.score_step --prompt-words 120     # long prompts, where sharing pays more
 
 Sides, in turn in one process: prompts shared and not shared. The floor counts a prompt, and y1 in turn 2, once: see
 `selfimprove/floor.py`; what the policy wrote decides it, so it is of the very samples that were timed.
