@@ -24,12 +24,12 @@ import selfimprove
 from selfimprove.chat import append_turn, render_example
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.judging.rewarding import Rewarded
-from selfimprove.policy import Policy, load_tokenizer, resolve_policy
+from selfimprove.policy import Policy, load_tokenizer, model_digest, resolve_policy
 from selfimprove.recipe import Recipe, load_recipe
 from selfimprove.reporting.terminal import Progress
 from selfimprove.sampling import Decoding, Request, Sampled
 from selfimprove.sampling.transformers import TransformersSampler
-from selfimprove.training import score_trainer
+from selfimprove.training import score_stage, score_trainer
 from selfimprove.training.rollouts import Attempt, Episode, Plan, Question, questions_of, roll_out
 from selfimprove.training.score_batch import ScoreBatch, micro_batches, trained_logits
 from selfimprove.training.score_figures import FIGURES, rollout_sums
@@ -635,16 +635,22 @@ def test_sharing_with_checkpointing_is_refused(score_recipe: Callable[..., Recip
         run(recipe)
 
 
-def test_highest_reward_keeps_the_best_checkpoint(score_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    kept = run(score_recipe(score={**SCORE, "keep": "highest_reward", "stage_two": {"updates": 6}}), tmp_path / "best")
-    history = histories(kept)[1]
-    best = max(range(6), key=lambda i: history[i]["reward/turn_2"])
-    again = run(
-        score_recipe(score={**SCORE, "keep": "highest_reward", "stage_two": {"updates": best + 1}}), tmp_path / "short"
-    )
-    assert [
-        r["reward/turn_2"] for r in histories(again)[1]
-    ] != []  # another key draws other noise: only the rule is told
+def test_highest_reward_keeps_the_best_checkpoint(
+    score_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[int, tuple[int, str]] = {}
+    save = score_stage.save_policy
+
+    def watched(trainer: Any, folder: Path) -> None:
+        save(trainer, folder)
+        kept[trainer.options["stage"]] = trainer.state.global_step, model_digest(folder)
+
+    monkeypatch.setattr(score_stage, "save_policy", watched)
+    result = run(score_recipe(score={**SCORE, "keep": "highest_reward", "stage_two": {"updates": 6}}))
+    rewards_at = [row["reward/turn_2"] for row in histories(result)[1]]
+    step, digest = kept[2]
+    assert step == 1 + rewards_at.index(max(rewards_at))  # a checkpoint after every update; the first of equal ones
+    assert model_digest(Path(result.policy_folder)) == digest
     callback = BestCheckpoint(tmp_path, {"turns": 2}, lambda n: None)
     rows = [{"step": i + 1, "reward/turn_2": value} for i, value in enumerate([0.1, 0.5, 0.2, 0.2])]
     assert callback.windows(rows, 2, 4) == [[0.1, 0.5], [0.2, 0.2]]
