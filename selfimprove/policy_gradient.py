@@ -56,6 +56,8 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
     reward_options, reward_policies, reward_execution = loop.reward_step(score.reward)
     options = loop.training_options("training")
     del options["epochs"]
+    if options["lora"]:
+        options["lora"]["dropout"] = 0.0  # the policy that is trained must be the one that sampled
     options |= {
         "stage": number,
         "updates": own.updates,
@@ -110,7 +112,7 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
         base_accuracy=of_base.accuracy,
     )
     history = read_history(artefact.folder)
-    if not any(row["grad_norm"] for row in history):
+    if not any(row.get("telling") for row in history):
         raise RunFailed(
             f"Stage {'I' * number}: no update had anything to learn from: all samples of a prompt "
             f"were rewarded alike. Take prompts that the "

@@ -127,10 +127,7 @@ def _reward_coverage(window: Rows, bound: float) -> list[Verdict]:
         f"(at most {_percent(bound)}: gates.max_missing)"
     )
     if missing > bound:
-        message += (
-            ". The checker itself fails, and what is left may be the easy part. Look at score.reward and at the "
-            "reasons that the run's notes give"
-        )
+        message += ". The checker itself fails, and what is left may be the easy part. Look at score.reward"
     return [Verdict("reward_coverage", missing <= bound, missing, bound, message)]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from selfimprove.training.score_figures import FIGURES, rollout_sums
 from selfimprove.training.score_loss import Counts, count
 from selfimprove.training.score_stage import BestCheckpoint, _as_reference, without_dropout
 from selfimprove.training.score_trainer import batch_loss, episode_advantages
+from selfimprove.training.stages import Checkpoints
 
 END = 2
 STOPS = (END,)
@@ -549,15 +551,19 @@ def test_several_passes_use_one_batch_and_then_draw_anew(score_recipe: Callable[
 
 
 def test_with_full_weights_and_with_a_base_that_is_an_adapter(
-    score_recipe: Callable[..., Recipe], tiny_model: Path, tmp_path: Path
+    score_recipe: Callable[..., Recipe], ending_model: Path, tmp_path: Path
 ) -> None:
     full = run(score_recipe(training={"lora": False, "learning_rate": 1e-4}), tmp_path / "full")
     assert histories(full)[0][0]["kl/turn_1"] == pytest.approx(0, abs=1e-6)
     assert histories(full)[1][0]["kl/turn_1"] > 0
+    torch.manual_seed(0)
     adapted = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(tiny_model),
+        AutoModelForCausalLM.from_pretrained(ending_model),
         LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False),
     )
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data *= 0.1  # it still ends its turns
     adapted.save_pretrained(tmp_path / "adapter")
     on_adapter = run(score_recipe(model=str(tmp_path / "adapter")), tmp_path / "adapted")
     first, second = histories(on_adapter)
@@ -597,7 +603,10 @@ def test_a_gate_stops_the_training_with_what_to_look_at(score_recipe: Callable[.
         score={**SCORE, "stage_one": {"updates": 12}, "reward": {"kind": "function", "function": "test_score:nothing"}},
         gates={"disabled": [], "max_missing": 0.2},
     )
-    with pytest.raises(GateError, match=r"gate reward_coverage \(stage 1, optimizer step 10\).*gates.max_missing"):
+    said = (
+        r"gate reward_coverage \(stage 1, optimizer step 10; \d+ times: the function returned None\).*gates.max_missing"
+    )
+    with pytest.raises(GateError, match=said):
         run(recipe)
     events = selfimprove.reporting.events.read_events(Path(recipe.output) / "metrics.jsonl")
     (stopped,) = [event for event in events if event["event"] == "training"]
@@ -615,7 +624,7 @@ def test_a_gate_stops_the_training_with_what_to_look_at(score_recipe: Callable[.
         ({"score": {"reward": {"kind": "code"}}}, "needs `tests`"),
         ({"data": {"prompts": None}}, "needs `data.prompts`"),
         ({"score": {**SCORE, "clip_range": 0.2}}, "`clip_range` needs `passes`"),
-        ({"score": {**SCORE, "reward": {"kind": "reward_model", "model": "x"}}}, "left_out"),
+        ({"score": {**SCORE, "reward": {"kind": "reward_model", "model": "x", "right_from": 0.5}}}, "left_out"),
         (
             {"score": {"turns": 1, "stage_one": {"updates": 0}, "stage_two": {"base_first_attempts": 0.5}}},
             "the base's first attempts",
@@ -653,8 +662,45 @@ def test_highest_reward_keeps_the_best_checkpoint(
     assert model_digest(Path(result.policy_folder)) == digest
     callback = BestCheckpoint(tmp_path, {"turns": 2}, lambda n: None)
     rows = [{"step": i + 1, "reward/turn_2": value} for i, value in enumerate([0.1, 0.5, 0.2, 0.2])]
-    assert callback.windows(rows, 2, 4) == [[0.1, 0.5], [0.2, 0.2]]
-    assert callback.windows(rows, 2, 6) == [[0.1, 0.5], [0.2, 0.2], []]  # no reward was known since the last checkpoint
+    assert callback.best_step(rows, 2, 2) == callback.best_step(rows, 2, 4) == 2
+    assert callback.best_step(rows, 2, 6) == 2  # no reward was known since the last checkpoint
+    assert callback.best_step(rows, 1, 4) == 2
+    assert callback.best_step([{"step": 3, "reward/turn_2": 0.1}], 2, 3) == 3  # the last window may be short
+    assert callback.best_step([], 2, 4) is None
+
+
+def test_the_best_policy_survives_a_kill_before_the_next_checkpoint_is_whole(tmp_path: Path) -> None:
+    """The samples since the older checkpoint are drawn again, and may then be worse than those of the best one."""
+    callback = BestCheckpoint(tmp_path, {"turns": 2}, lambda n: None)
+    rows = [{"step": step, "reward/turn_2": value} for step, value in enumerate([0.1, 0.5], start=1)]
+    callback.trainer = SimpleNamespace(
+        is_world_process_zero=lambda: True,
+        accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
+        save_model=lambda folder: Path(folder).mkdir(),
+    )
+    args = SimpleNamespace(save_steps=1, output_dir=str(tmp_path / "checkpoints"))
+
+    def save(step: int) -> None:
+        (tmp_path / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
+        state = SimpleNamespace(log_history=rows[:step], global_step=step, is_world_process_zero=True)
+        callback.on_save(args, state, None)
+
+    def best() -> list[str]:
+        return sorted(one.name for one in tmp_path.glob("policy-best-*"))
+
+    save(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "on_save", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(2)
+    assert best() == ["policy-best-1", "policy-best-2"]
+    rows[1] = {"step": 2, "reward/turn_2": 0.0}
+    save(2)
+    assert best() == ["policy-best-1"]
+
+
+def _killed(*args: Any, **kwargs: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_policies_of_a_run_can_be_the_base_of_the_next(score_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

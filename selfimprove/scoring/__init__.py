@@ -88,8 +88,8 @@ def token_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
     """Log-probability (nats, fp32) of each target id: logits (..., vocabulary), targets and result (...)."""
     flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     pieces = []
-    for start in range(0, len(wanted), _LOGIT_ROWS):
-        rows = flat[start : start + _LOGIT_ROWS].float()
-        picked = rows.gather(1, wanted[start : start + _LOGIT_ROWS, None])[:, 0]
-        pieces.append(picked - rows.logsumexp(dim=-1))
+    # Not slices: backwards, each of them would be a gradient of zeros as large as all logits.
+    for rows, ids in zip(flat.split(_LOGIT_ROWS), wanted.split(_LOGIT_ROWS), strict=True):
+        wide = rows.float()
+        pieces.append(wide.gather(1, ids[:, None])[:, 0] - wide.logsumexp(dim=-1))
     return torch.cat(pieces).reshape(targets.shape)

@@ -11,7 +11,7 @@ from selfimprove.training.rollouts import Episode
 FIGURES = (
     *(f"{name}/turn_{turn}" for name in ("accuracy", "reward", "truncated", "tokens") for turn in (1, 2)),
     *("delta", "incorrect_to_correct", "correct_to_incorrect", "change_rate", "copy_rate", "edit_ratio"),
-    *("reward_coverage", "samples"),
+    *("reward_coverage", "telling", "samples"),
 )
 
 
@@ -29,7 +29,8 @@ def rollout_sums(
     being a reward of at least `right_from`; reward/turn_t: the mean reward. change_rate: second answers with another
     text than the first; copy_rate: with the very same tokens; edit_ratio: see `evaluation/corrections.py`. Where the
     base wrote the first attempt, it and what came of it are in none of these. truncated/turn_t, tokens/turn_t (tokens
-    a response), reward_coverage (of all attempts, those with a value), samples.
+    a response), reward_coverage (of all attempts, those with a value), samples. `telling`, the share of samples with an
+    advantage that is not 0, is added by the trainer, which knows them.
     """
     sums: dict[str, list[float]] = {}
 

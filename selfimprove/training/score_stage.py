@@ -131,11 +131,10 @@ def make_tools(
     options, execution = task["options"], task["execution"]
     sampler = make_sampler(options, execution, folder)
     live = _LiveWeights(folder / "live", start, tokenizer, sampler)
-    dtype = pick_dtype(options["dtype"], device)
-    base_sampler = TransformersSampler(dtype, device, execution["batch_tokens"])
+    base_sampler = TransformersSampler(pick_dtype(options["dtype"], device), device, execution["batch_tokens"])
     frozen: Any = None
     if options["lora"] is None:
-        frozen = _frozen(base, dtype, device)
+        frozen = _frozen(base, device)
     elif base.adapter is not None:
         model.load_adapter(base.adapter, adapter_name=REFERENCE_ADAPTER)
         model.set_adapter("default")
@@ -168,8 +167,9 @@ def _as_reference(model: Any) -> Iterator[None]:
         model.set_adapter("default")
 
 
-def _frozen(policy: Policy, dtype: torch.dtype, device: str) -> Any:
-    model: Any = load_base(policy, dtype, device)
+def _frozen(policy: Policy, device: str) -> Any:
+    """In fp32, as full weights are trained (under the same autocast): in bf16 the KL would not begin at 0."""
+    model: Any = load_base(policy, torch.float32, device)
     if policy.adapter is not None:
         from peft import PeftModel
 
@@ -235,27 +235,34 @@ class BestCheckpoint(Checkpoints):
         self.name = f"reward/turn_{options['turns']}"
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        windows = self.windows(state.log_history, int(args.save_steps), state.global_step)
-        means = [float(np.mean(window)) for window in windows[:-1] if window]
-        if windows[-1] and np.mean(windows[-1]) > max(means, default=-np.inf):
-            best = self.folder / "policy-best"
+        best = self.best_step(state.log_history, int(args.save_steps), state.global_step)
+        if best == state.global_step:
+            here = self.folder / f"policy-best-{best}"
             if state.is_world_process_zero:
-                shutil.rmtree(best, ignore_errors=True)
-            save_policy(self.trainer, best)
+                shutil.rmtree(here, ignore_errors=True)
+            save_policy(self.trainer, here)
         super().on_save(args, state, control, **kwargs)
+        if state.is_world_process_zero:  # only now: a kill before the checkpoint was whole draws its samples again
+            for older in self.folder.glob("policy-best-*"):
+                if older.name != f"policy-best-{best}":
+                    shutil.rmtree(older)
 
-    def windows(self, history: list[dict[str, Any]], steps: int, last: int) -> list[list[float]]:
-        """Rewards between checkpoints, up to the optimizer step `last`; empty where none was known."""
+    def best_step(self, history: list[dict[str, Any]], steps: int, last: int) -> int | None:
+        """Of the checkpoints every so many `steps`, and at the end, the one with the highest mean reward since the one
+        before; None where no reward was known."""
         rows = [(int(row["step"]), float(row[self.name])) for row in history if self.name in row]
-        return [[reward for step, reward in rows if begin < step <= begin + steps] for begin in range(0, last, steps)]
+        means = dict[int, float]()
+        for begin in range(0, last, steps):
+            if window := [reward for step, reward in rows if begin < step <= begin + steps]:
+                means[min(begin + steps, last)] = float(np.mean(window))
+        return max(means, key=lambda step: means[step], default=None)
 
     def finish(self, trainer: Any) -> None:
-        best = self.folder / "policy-best"
-        found = best.is_dir()
+        found = list(self.folder.glob("policy-best-*"))
         trainer.accelerator.wait_for_everyone()  # every process has looked before one renames it
         if found:
             if trainer.is_world_process_zero():
-                best.replace(self.folder / "policy")
+                found[0].replace(self.folder / "policy")
             trainer.accelerator.wait_for_everyone()
         else:
             super().finish(trainer)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class ScoreTrainer(Trainer):
         self.micro_batch_size, self.share_prompt = micro_batch_size, share_prompt
         self.betas = stage_betas(options["stage"], options["beta1"], options["beta2"])
         self.seconds = dict.fromkeys(TIMES, 0.0)
+        self.missing = Counter[str]()  # why rewards are missing, of this process's samples
         self.collected: Collected | None = None
         self.figures: dict[str, float] = {}
 
@@ -129,7 +131,7 @@ class ScoreTrainer(Trainer):
         return torch.tensor(reduced["loss"], device=self.args.device)
 
     def _loss(self, model: Any, batch: ScoreBatch, counts: Counts) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        logits = trained_logits(model, batch, self.share_prompt) / self.plan.decoding.temperature
+        logits = self._tempered(trained_logits(model, batch, self.share_prompt))
         with self._timed("scoring", out_of="training"):
             reference_logits = self._reference_logits(model, batch)
         return batch_loss(logits, reference_logits, batch, self.betas, counts, self.options)
@@ -138,9 +140,12 @@ class ScoreTrainer(Trainer):
     def _reference_logits(self, model: Any, batch: ScoreBatch) -> torch.Tensor:
         own = self.accelerator.unwrap_model(model)
         with self.tools.reference(own):
-            return trained_logits(self.tools.reference_model(own), batch, self.share_prompt) / (
-                self.plan.decoding.temperature
-            )
+            return self._tempered(trained_logits(self.tools.reference_model(own), batch, self.share_prompt))
+
+    def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
+        """At the temperature of the sampling; at 1 without a copy of them all."""
+        temperature = self.plan.decoding.temperature
+        return logits if temperature == 1 else logits / temperature
 
     def _collect(self, update: int) -> Collected:
         """Samples of an update's prompts (this process's share of them), checked, with their advantages."""
@@ -158,8 +163,11 @@ class ScoreTrainer(Trainer):
             self.tools.rest()
         with self._timed("rewards"):
             rewards = check_episodes(self.checker, questions, episodes)
+        self.missing.update(one.missing for row in rewards for one in row if one.missing)
         advantages = episode_advantages(episodes, rewards, len(questions), self.options)
-        self.figures = self._over_processes(rollout_sums(episodes, rewards, self.options["right_from"]))
+        telling = float((advantages.nan_to_num() != 0).any(dim=1).sum())
+        sums = rollout_sums(episodes, rewards, self.options["right_from"])
+        self.figures = self._over_processes(sums | {"telling": (telling, float(len(episodes)))})
         prompts = [question.ids for question in questions]
         batches = micro_batches(prompts, episodes, advantages, self.micro_batch_size, self.args.device)
         counts = [count(batch.turn_mask, batch.advantages) for batch in batches]
@@ -190,6 +198,8 @@ class ScoreTrainer(Trainer):
         verdicts = score_gates(window, self.gates["base_accuracy"], self.gates["base_n"], self.gates["bounds"])
         if broken := first_broken(verdicts, self.gates["disabled"]):
             where = f"stage {self.options['stage']}, optimizer step {self.state.global_step + 1}"
+            if broken.gate == "reward_coverage":
+                where += "".join(f"; {count} times: {why}" for why, count in self.missing.most_common(3))
             raise GateError(
                 f"gate {broken.gate} ({where}): {broken.message}\n"
                 f"(`gates.disabled=[{broken.gate}]` goes on all the same)",
