@@ -66,6 +66,17 @@ def merged_system(messages: Sequence[Message]) -> list[Message]:
     return [{"role": "user", "content": f"{system['content'].rstrip()}\n\n{user['content']}"}, *others]
 
 
+def accepted_turns(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
+    """The conversation as the tokenizer's template takes it: `merged_system` where it refuses a system turn."""
+    if messages[0]["role"] != "system":
+        return messages
+    try:
+        render_prompt(tokenizer, messages)
+    except InputError:
+        return merged_system(messages)
+    return messages
+
+
 def trained_mask(prompt_ids: list[int], response_ids: list[int]) -> list[int]:
     """One number for each token of prompt_ids + response_ids: 1 is trained, 0 is only read.
 

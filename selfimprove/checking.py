@@ -42,6 +42,8 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     from selfimprove.training.accelerate_file import find_accelerate_file, missing_here, read_accelerate_file
     from selfimprove.training.stages import batch_split
 
+    if recipe.method in ("evaluate_judge", "judge_file", "answer"):
+        raise InputError(f"check: method {recipe.method!r} trains nothing; run it: it says first what is wrong")
     quiet_libraries()
     batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
     loop = Loop(recipe, Store(Path(recipe.output) / "steps"), _NoEvents(), Progress())  # type: ignore[arg-type]
@@ -54,12 +56,7 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
 
         require_trainable(loop)
         out.print(_updates(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
-    functions = {
-        "iterative_dpo": recipe.iterative_dpo.judge.function,
-        "score": recipe.score.reward.function,
-        "star": recipe.star.reward.function,
-    }
-    if function := functions.get(recipe.method):
+    if function := getattr(recipe.ranked_by() or recipe.rewarded_by(), "function", None):
         out.print(f"this recipe runs your code: {function}", highlight=False)
     if recipe.training.accelerate:
         path = find_accelerate_file(recipe)
@@ -91,13 +88,30 @@ def _instruction(recipe: Recipe) -> str | None:
 
 
 def _turn(loop: Any) -> list[int]:
-    """The instruction's turn as token ids, none where there is one turn."""
+    """The instruction's turn as token ids, none where there is one turn; for `self_judge` the question to a judge
+    without the texts in it."""
+    if loop.recipe.method == "self_judge":
+        found = _question(loop, "", "", "")
+        return list(found.ids) if found else []
     instruction = _instruction(loop.recipe)
     return append_turn(loop.tokenizer, [], instruction) if instruction else []
 
 
+def _question(loop: Any, instruction: str, response: str, reference: str) -> Any:
+    """What a judge is asked about a response, with the reference; None where it is too long for training."""
+    from selfimprove.judge_training import find_rubric
+    from selfimprove.judging.digits import question_ids
+
+    values = {"instruction": instruction, "response": response, "reference": reference}
+    return question_ids(loop.tokenizer, find_rubric(loop), values, "reference", loop.data.room)
+
+
 def _second_turn(loop: Any) -> list[tuple[str, list[int]]]:
     """What the second attempt at the first prompt reads, with words in the place of the first attempt."""
+    if loop.recipe.method == "self_judge":
+        first = loop.data.round_prompts[0][0]
+        asked = _question(loop, first.text, "(a response, as it was sampled)", str(first.answer))
+        return [("question to the judge, as it is trained with the reference", list(asked.ids))] if asked else []
     if not (instruction := _instruction(loop.recipe)):
         return []
     prompt = loop.data.round_prompts[0][0]
@@ -133,7 +147,7 @@ def _estimate(loop: Any) -> Table:
         len(_turn(loop)),
         gpu=loop.device != "cpu",
     )
-    items = sum(len(loaded.items) for loaded in loop.evaluator.suites) * tokens.policies
+    items = sum(map(_answers, loop.evaluator.suites)) * tokens.policies
     table = Table("estimate", "at most", box=None, pad_edge=False)
     table.add_row(
         "tokens sampled / scored / trained", f"{tokens.sampled:,.0f} / {tokens.scored:,.0f} / {tokens.trained:,.0f}"
@@ -151,6 +165,11 @@ def _estimate(loop: Any) -> Table:
     for row in _memory_and_disk(loop, base):
         table.add_row(*row)
     return table
+
+
+def _answers(loaded: Any) -> int:
+    """How many answers a suite has of a policy; a judge reads as many as are drawn of the model that it judges."""
+    return len(loaded.items) * (loaded.suite.samples if loaded.suite.kind == "graded" else 1)
 
 
 def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from selfimprove.errors import InputError, SelfImproveError
 from selfimprove.eval_cli import eval_app, stoppable
+from selfimprove.judge_cli import answer, judge
 from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
 
 app = typer.Typer(
@@ -83,6 +84,8 @@ def report(folder: RunFolder) -> None:
 
 
 app.add_typer(eval_app, name="eval")
+app.command()(judge)
+app.command()(answer)
 
 
 @app.command()

@@ -346,6 +346,9 @@ def plan_of(
         between=between if seconds else 0,
         reference=recipe.method == "score" and training.lora is None,
     )
+    if recipe.method == "self_judge":  # it trains two questions about each response at a time
+        question = min(prompt + between + 2 * plan.response, training.max_length)
+        return replace(plan, example=question, micro_batch=2 * plan.micro_batch)
     return replace(plan, example=plan.row) if recipe.method == "star" else plan  # it trains the traces
 
 
@@ -358,6 +361,9 @@ def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
         found["score"] = scoring(shape, plan)
     if recipe.method == "score":
         found["SCoRe stage"] = score(shape, plan)
+        return found
+    if recipe.method == "self_judge":
+        found["judge"] = sft(shape, plan)
         return found
     if recipe.data.seed or recipe.method == "star":
         found["SFT"] = sft(shape, plan)
@@ -378,6 +384,9 @@ def disk_of(shape: Shape, plan: Plan, recipe: Recipe, rounds: int) -> Disk:
         return replace(found, while_training=found.while_training + more * found.policy)
     if recipe.method == "star":
         return disk(shape, plan, rounds)
+    if recipe.method == "self_judge":  # and the copy in judge/
+        found = disk(shape, plan, rounds)
+        return replace(found, kept=found.kept + found.policy)
     trainings = rounds if recipe.method not in ("sft", "dpo") else 0
     trainings += recipe.method == "dpo" or bool(recipe.data.seed)
     middle = recipe.method == "cream" and recipe.cream.first_round == "sft_middle"

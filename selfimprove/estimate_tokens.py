@@ -34,7 +34,8 @@ def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, b
     Args:
         prompts: tokens of each prompt, by round.
         examples: tokens of all seed examples.
-        between: tokens of the instruction's turn, where there are two turns.
+        between: tokens of the instruction's turn, where there are two turns; of `self_judge` the question to a judge
+            without the texts in it.
         gpu: on one, `training.gradient_checkpointing: auto` is on, and a prompt is then not shared by its samples.
     """
     rows = [length for group in prompts for length in group]
@@ -42,6 +43,8 @@ def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, b
         return _score(recipe, rows, between, gpu)
     if recipe.method == "star":
         return _star(recipe, rows, len(prompts), between)
+    if recipe.method == "self_judge":
+        return _self_judge(recipe, rows, len(prompts), between)
     new, epochs = recipe.sampling.max_new_tokens, recipe.training.epochs
     sampled = len(rows) * recipe.sampling.n * new
     return Tokens(
@@ -88,5 +91,19 @@ def _star(recipe: Recipe, rows: Sequence[int], rounds: int, between: int) -> Tok
         sampled=2 * len(rows) * n * new,
         scored=2 * rounds * _PROBE * trace / len(rows),
         trained=recipe.sft.epochs * traces * trace,
+        policies=rounds + 1,
+    )
+
+
+def _self_judge(recipe: Recipe, rows: Sequence[int], rounds: int, question: int) -> Tokens:
+    """Every round: responses, one question about each with the reference, and training on it and the one without. A
+    reference is taken to be as long as a response can be."""
+    n, new, most = recipe.sampling.n, recipe.sampling.max_new_tokens, recipe.training.max_length
+    plain, reference = (n * sum(min(row + question + texts * new, most) for row in rows) for texts in (1, 2))
+    return Tokens(
+        read=sum(rows),
+        sampled=n * len(rows) * new,
+        scored=reference + 2 * rounds * _PROBE * plain / (n * len(rows)),
+        trained=recipe.training.epochs * (plain + reference),
         policies=rounds + 1,
     )

@@ -37,7 +37,8 @@ PolicyOption = Annotated[
     typer.Option(help="Built-in name, hub id, model or adapter folder, runs/x[@M1], or runs/x@all; may be repeated."),
 ]
 JudgeOption = Annotated[
-    str | None, typer.Option(help="A judge's YAML file, a policy, or a server: http://host:port/v1#model.")
+    str | None,
+    typer.Option(help="A judge's folder (runs/x/judge) or YAML file, a policy, or http://host:port/v1#model."),
 ]
 RubricOption = Annotated[str | None, typer.Option(help="A judge folder: a shipped name or a path.")]
 OutputOption = Annotated[Path | None, typer.Option(help="Folder for its artefacts and report.")]
@@ -102,12 +103,12 @@ def suite(
     policies = _policies(policy)
     names = [Path(suite).stem, *policies[:1], *([f"and-{len(policies) - 1}-more"] if policies[1:] else [])]
     names += [f"vs-{against}"] if against else []
-    names += [f"by-{judge}"] if judge else []
+    names += [f"by-{judge_name(judge)}"] if judge else []
     values = {
         "method": "evaluate",
         "model": policies[0],
         "policies": policies[1:],
-        "output": str(output or Path("runs") / _slug("eval-" + "-".join(map(_short, names)))),
+        "output": str(output or default_output("eval", *names)),
         "evaluate": [{"suite": suite, **change}],
         "sampling": {"backend": backend},
     }
@@ -135,10 +136,10 @@ def judge_command(
     if data.endswith((".json", ".jsonl", ".parquet")):
         suite, change = "llmbar", change | {"data": data, "name": Path(data).stem}
     change |= {} if max_missing is None else {"max_missing": max_missing}
-    names = ["eval-judge", Path(data).stem, f"by-{judge}", *([f"with-{rubric}"] if rubric else [])]
+    names = ["eval-judge", Path(data).stem, f"by-{judge_name(judge)}", *([f"with-{rubric}"] if rubric else [])]
     values = {
         "method": "evaluate_judge",
-        "output": str(output or Path("runs") / _slug("-".join(map(_short, names)))),
+        "output": str(output or default_output(*names)),
         "evaluate": [{"suite": suite, **change}],
         "sampling": {"backend": backend},
     }
@@ -172,7 +173,7 @@ def lm_eval_command(
             include_path=include_path,
             chat=chat,
             batch_size=batch_size,
-            output=output or Path("runs") / _slug(f"eval-lm-eval-{_short(policy)}"),
+            output=output or default_output("eval-lm-eval", policy),
         )
     if as_json:
         print(json.dumps([figure.as_json() for figure in figures]))
@@ -206,8 +207,8 @@ def _run(values: dict[str, Any], as_json: bool) -> None:
 
 
 def judge_of(text: str, rubric: str | None) -> dict[str, Any]:
-    """`--judge` as a suite's `judge`: a YAML file with its keys, a server `http://host:port/v1#model`, or a policy.
-    `--rubric` replaces the file's.
+    """`--judge` as a suite's `judge`: a YAML file with its keys, a judge's folder (`runs/x/judge`), a server
+    `http://host:port/v1#model`, or a policy. `--rubric` replaces the file's or the folder's.
 
     Checked here, before its text becomes part of a folder's name or a file: it may hold a key that belongs in neither.
     """
@@ -216,11 +217,23 @@ def judge_of(text: str, rubric: str | None) -> dict[str, Any]:
     from selfimprove.recipe_sections import Reader, said_of
 
     values = _judge_values(text) | ({"rubric": rubric} if rubric else {})
+    if rubric and is_judge_folder(text):  # the model in it reads the other rubric
+        values["model"] = text
     try:
         Reader.model_validate(values)
     except ValidationError as error:
         raise InputError("\n".join(f"--judge: {said_of(one, Reader)}" for one in error.errors())) from None
     return values
+
+
+def is_judge_folder(text: str) -> bool:
+    """Whether `--judge` names a folder with a rubric and, usually, a model in it."""
+    return (Path(text).expanduser() / "rubric.yaml").is_file()
+
+
+def judge_name(text: str) -> str:
+    """`--judge` in a folder's name: of a judge's folder also its parent, since every run's is called `judge`."""
+    return "-".join(Path(text).expanduser().absolute().parts[-2:]) if is_judge_folder(text) else _short(text)
 
 
 def _judge_values(text: str) -> dict[str, Any]:
@@ -234,6 +247,8 @@ def _judge_values(text: str) -> dict[str, Any]:
             raise InputError(f"--judge: {path}: a mapping of keys is needed (`model` or `server`, `rubric`, `prices`)")
         own = path.parent / str(values.get("rubric"))
         return values | ({"rubric": str(own.resolve())} if (own / "rubric.yaml").is_file() else {})
+    if is_judge_folder(text):
+        return {"rubric": str(Path(text).expanduser())}
     if text.startswith(("http://", "https://")):
         url, mark, model = text.partition("#")
         if not mark or not model:
@@ -311,6 +326,11 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise RunFailed("interrupted; the same command goes on from here") from None
+
+
+def default_output(*names: str) -> Path:
+    """`runs/NAME-NAME`: where a command works if no `--output` says so."""
+    return Path("runs") / _slug("-".join(map(_short, names)))
 
 
 def _short(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from selfimprove.evaluation.runner import load_chosen
 from selfimprove.inference import Inference
 from selfimprove.loop import Loop
 from selfimprove.methods import find_method
+from selfimprove.methods.answer import answer, answer_with, prompts_to_answer
 from selfimprove.methods.evaluate_judge import evaluate_judge, judges_to_measure
+from selfimprove.methods.judge_file import file_to_judge, judge_file, responses_to_judge
 from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe
@@ -28,12 +31,19 @@ from selfimprove.steps import environment
 from selfimprove.training.accelerate_file import require_here
 from selfimprove.training.trackers import check_trackers, tracking
 
+# Methods that train nothing: what finds all they need, and what then does it.
+_UNTRAINED: dict[str, tuple[Callable[[Inference], Any], Callable[[Inference, Any], None]]] = {
+    "evaluate_judge": (judges_to_measure, evaluate_judge),
+    "judge_file": (file_to_judge, judge_file),
+    "answer": (answer_with, answer),
+}
+
 
 @dataclass(frozen=True)
 class Result:
     """What a finished run left. `policy_folder` opens with plain Transformers or PEFT."""
 
-    policy: Policy | None  # None where a judge was measured
+    policy: Policy | None  # None where a judge was measured or used
     folder: Path
     report: Path
     events: list[dict[str, Any]]
@@ -56,6 +66,10 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     development = [SuiteChoice(suite=recipe.development)] if recipe.development else []
     for choice in [*recipe.evaluate, *development]:
         load_chosen(recipe, choice)  # what is wrong with a suite is said before anything is written
+    if recipe.method == "judge_file":
+        responses_to_judge(recipe)
+    if recipe.method == "answer":
+        prompts_to_answer(recipe)
     progress = progress or Progress()
     folder = Path(recipe.output)
     place = Run(folder)
@@ -108,12 +122,13 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy | None
     store = Store(Path(recipe.store) if recipe.store else folder / "steps")
     while True:
         try:
-            if recipe.method == "evaluate_judge":
+            if recipe.method in _UNTRAINED:
+                find, work = _UNTRAINED[recipe.method]
                 inference = Inference(recipe, store, events, progress)
-                judges = judges_to_measure(inference)
+                found = find(inference)
                 _begun(inference, folder)
-                evaluate_judge(inference, judges)
-                return None
+                work(inference, found)
+                return inference.base_policy
             loop = Loop(recipe, store, events, progress)
             loop.check_sampler()
             _begun(loop, folder)

@@ -118,6 +118,9 @@ def step_work(
             for row in inputs["examples" if step == "sft" else "pairs"]
         ]
         return training_work(groups, options["epochs"], bool(options["lora"]))
+    if step == "judge":  # of each question the LM head sees the last position
+        asked = [(len(row[name]), [1]) for row in inputs["examples"] for name in ("reference_ids", "plain_ids")]
+        return training_work(asked, options["epochs"], bool(options["lora"]))
     return None
 
 

@@ -15,7 +15,8 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
 from selfimprove.inference import Inference
-from selfimprove.judging.asking import short_name
+from selfimprove.judge_training import check_judge_training
+from selfimprove.judging.asking import find_judge, short_name
 from selfimprove.judging.judges import check_judge
 from selfimprove.judging.rewarding import check_reward
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
@@ -56,11 +57,13 @@ class Loop(Inference):
         self.evaluator = Evaluator(self, recipe)
         if recipe.training.accelerate:
             check_accelerate_file(find_accelerate_file(recipe), recipe.training)
-        if recipe.method == "iterative_dpo":
-            check_judge(recipe.iterative_dpo.judge, recipe.search_folders())
-        if recipe.method in ("score", "star"):
-            reward = recipe.score.reward if recipe.method == "score" else recipe.star.reward
+        if judge := recipe.ranked_by():
+            where = "judge" if recipe.judge else "iterative_dpo.judge"
+            check_judge(judge, recipe.search_folders(), where, recipe.trust_remote_code)
+        if reward := recipe.rewarded_by():
             check_reward(reward, recipe.search_folders(), f"{recipe.method}.reward", recipe.trust_remote_code)
+        if recipe.method == "self_judge":
+            check_judge_training(self)
         for changed in events.adopt_inputs(self._inputs()):
             progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
@@ -93,9 +96,20 @@ class Loop(Inference):
                 [[pair.prompt.prompt_ids, pair.chosen.ids, pair.rejected.ids] for pair in data.pairs]
             ),
             "the evaluation suites": self.evaluator.identity(),
+            **self._judge_input(),
             "the policies to measure": digest_of([policy.digest for policy in self.measured]),
             "the program's steps": digest_of({name: kind.version for name, kind in STEPS.items()}),
         }
+
+    def _judge_input(self) -> dict[str, str]:
+        """Digest of a rubric that ranks or rewards, and of the model that the recipe or its folder names for it."""
+        judge, reward = self.recipe.ranked_by(), self.recipe.rewarded_by()
+        if judge and judge.kind == "rubric":
+            return {"the judge": find_judge(self, judge, str(judge.rubric), self.base_policy).digest}
+        if reward and reward.kind == "rubric":
+            options, policies, _ = self.reward_step(reward)
+            return {"the judge": digest_of([options, {role: policy.digest for role, policy in policies.items()}])}
+        return {}
 
     def rounds(self) -> Iterator[Round]:
         """The rounds, each with its own prompts."""
@@ -260,7 +274,7 @@ class Loop(Inference):
         return trained, artefact
 
     def training_options(self, stage: str) -> dict[str, Any]:
-        """What of the recipe changes a training step's result."""
+        """What of the recipe changes a training step's result. `sft`: section `sft` replaces; `judge`: with dropout."""
         training = self.recipe.training
         names = (
             "learning_rate",
@@ -277,7 +291,7 @@ class Loop(Inference):
             options |= {name: own[name] for name in names if own[name] is not None}
         options["lora"] = training.lora.model_dump(mode="json") if training.lora else None
         options["dtype"] = self.dtype
-        if stage == "sft" and training.lora and training.lora.dropout:
+        if stage in ("sft", "judge") and training.lora and training.lora.dropout:
             # Which rows share a forward decides their dropout masks.
             options |= {"micro_batch_size": training.micro_batch_size, "processes": training.processes}
         if training.accelerate:

@@ -60,7 +60,7 @@ class Policy:
 
 
 def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False) -> Policy:
-    """A policy from what a recipe says: a built-in name, a local folder (model or PEFT adapter), a hub id, or a run.
+    """A policy from what a recipe says: a built-in name, a local folder (model, adapter, judge), a hub id, or a run.
 
     `runs/x` is the final policy of that run, `runs/x@M1` that one, `runs/x@M0` its model. A hub id may carry a revision
     (`org/model@revision`). Weights are read as safetensors only.
@@ -99,6 +99,8 @@ def _locate(model: str) -> tuple[Path, Path | None]:
     folder = Path(model).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
+        if (folder / "rubric.yaml").is_file() and (folder / "policy").is_dir():  # a judge: the model in it
+            return _locate(str(folder / "policy"))
         if (folder / "adapter_config.json").is_file():
             return folder, folder
         if not (folder / "config.json").is_file():

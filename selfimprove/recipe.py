@@ -12,13 +12,18 @@ from pydantic import Field, ValidationError, model_validator
 
 from selfimprove.errors import InputError
 from selfimprove.recipe_sections import (
+    Answer,
     Cream,
     Data,
     Gates,
     IterativeDpo,
+    JudgeFile,
+    JudgeOptions,
     Positive,
+    Reward,
     Sampling,
     Score,
+    SelfJudge,
     Sft,
     Star,
     Strict,
@@ -28,14 +33,20 @@ from selfimprove.recipe_sections import (
 )
 from selfimprove.shipped import recipe_file
 
+_Method = Literal[
+    "sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "evaluate", "evaluate_judge",
+    "judge_file", "answer",
+]  # fmt: skip
 # What only the method of that name reads.
-_METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star")
+_METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star", "self_judge", "judge_file", "answer")
+# Those that rank by the implicit reward, or by `judge` in its place.
+_SELF_REWARDED = ("cream", "srlm")
 
 
 class Recipe(Strict):
     """One run, whole. `load_recipe` reads it from YAML; `selfimprove run` and `selfimprove.run` take it."""
 
-    method: Literal["sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "evaluate", "evaluate_judge"]
+    method: _Method
     model: str = "smollm2-135m-instruct"
     output: str
     store: str | None = None
@@ -45,10 +56,14 @@ class Recipe(Strict):
     sampling: Sampling = Sampling()
     training: Training = Training()
     sft: Sft = Sft()
+    judge: JudgeOptions | None = None
     cream: Cream = Cream()
     iterative_dpo: IterativeDpo = IterativeDpo()
     score: Score = Score()
     star: Star = Star()
+    self_judge: SelfJudge = SelfJudge()
+    judge_file: JudgeFile = JudgeFile()
+    answer: Answer = Answer()
     evaluate: tuple[SuiteChoice, ...] = ()
     evaluate_limit: Positive | None = None
     development: str | None = None
@@ -61,12 +76,27 @@ class Recipe(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _sampled_as_trained(cls, values: Any) -> Any:
-        """SCoRe samples at temperature 1 from the whole distribution, where a recipe does not say otherwise."""
+    def _method_defaults(cls, values: Any) -> Any:
+        """Where a recipe does not say otherwise: SCoRe samples at temperature 1 from the whole distribution, and Self-J
+        has one round."""
         if isinstance(values, dict) and values.get("method") in ("score", "star"):
             given = values.get("sampling") or {}
             if isinstance(given, dict):
                 values = {**values, "sampling": {"temperature": 1.0, "top_p": 1.0, **given}}
+        if isinstance(values, dict) and values.get("method") == "self_judge":
+            values = {"rounds": 1, **values}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_of_its_section(cls, values: Any) -> Any:
+        """`judge` is `iterative_dpo.judge` in fewer words."""
+        if isinstance(values, dict) and values.get("method") == "iterative_dpo" and values.get("judge") is not None:
+            section = values.get("iterative_dpo") or {}
+            if isinstance(section, dict):
+                if "judge" in section:
+                    raise ValueError("`judge` and `iterative_dpo.judge` are the same: keep one of them")
+                values = {**values, "judge": None, "iterative_dpo": {**section, "judge": values["judge"]}}
         return values
 
     @model_validator(mode="after")
@@ -74,13 +104,16 @@ class Recipe(Strict):
         needs = {
             "sft": ("seed",),
             "dpo": ("pairs",),
-            **dict.fromkeys(("iterative_dpo", "score", "star"), ("prompts",)),
+            **dict.fromkeys(("iterative_dpo", "score", "star", "self_judge", "judge_file"), ("prompts",)),
+            "answer": (),
             "evaluate": (),
             "evaluate_judge": (),
         }
         for name in needs.get(self.method, ("seed", "prompts")):
             if getattr(self.data, name) is None:
                 raise ValueError(f"method {self.method!r} needs `data.{name}`")
+        if self.sampling.n < 2 and self.method in ("iterative_dpo", "srlm", "cream", "score", "star"):
+            raise ValueError(f"`sampling.n` is 1, and method {self.method!r} compares a prompt's responses: 2 or more")
         if self.method.startswith("evaluate") and not self.evaluate:
             raise ValueError(f"method {self.method!r} needs at least one suite under `evaluate`")
         if self.policies and self.method != "evaluate":
@@ -101,6 +134,15 @@ class Recipe(Strict):
             raise ValueError("section `sft` does nothing with method 'sft': its settings are under `training`")
         if self.method == "score":
             self._suits_score()
+        if self.method == "answer":
+            self._suits_answer()
+        elif self.data.held_out is not None:
+            raise ValueError("`data.held_out`, which a threshold is chosen on, does nothing but for method 'answer'")
+        if self.judge is not None and self.method not in _SELF_REWARDED:
+            raise ValueError(
+                "`judge` ranks the responses of cream, srlm and iterative_dpo, and does nothing with method "
+                f"{self.method!r}; a reward is `score.reward` or `star.reward`, a suite's judge a key of the suite"
+            )
         for section in _METHOD_SECTIONS:
             if section in self.model_fields_set and section != self.method:
                 raise ValueError(f"section `{section}` does nothing with method {self.method!r}")
@@ -125,6 +167,24 @@ class Recipe(Strict):
         if self.training.truncated != "keep":
             raise ValueError("`training.truncated` is about preference pairs; see `score.truncated`")
 
+    def _suits_answer(self) -> None:
+        """Something to answer, and held-out prompts where a threshold is to be chosen."""
+        if (self.answer.prompt is None) == (self.data.prompts is None):
+            raise ValueError("method 'answer' needs one of `data.prompts` and `answer.prompt`")
+        chosen = self.answer.precision is not None or self.answer.coverage is not None
+        if chosen and self.data.held_out is None:
+            raise ValueError("a threshold for a `precision` or a `coverage` is chosen on `data.held_out`: give it")
+        if self.data.held_out is not None and not chosen:
+            raise ValueError("`data.held_out` needs `answer.precision` or `answer.coverage`: what to choose by")
+
+    def ranked_by(self) -> JudgeOptions | None:
+        """The judge that ranks the method's responses; None where it is the implicit reward, or nothing is ranked."""
+        return self.iterative_dpo.judge if self.method == "iterative_dpo" else self.judge
+
+    def rewarded_by(self) -> Reward | None:
+        """The reward of a method that has one."""
+        return {"score": self.score.reward, "star": self.star.reward}.get(self.method)
+
     def search_folders(self) -> list[Path]:
         """Where relative paths are looked for: the recipe's folder, here, then what the package ships."""
         from selfimprove.shipped import recipes_folder
@@ -134,8 +194,10 @@ class Recipe(Strict):
     def as_yaml(self) -> str:
         """The resolved recipe, every option written out; `load_recipe` reads it back."""
         other_methods = set(_METHOD_SECTIONS) - {self.method} | ({"sft"} & {self.method})
+        if self.method not in _SELF_REWARDED:
+            other_methods.add("judge")
         values = self.model_dump(mode="json", exclude=other_methods)
-        for role in ("seed", "prompts", "pairs"):
+        for role in ("seed", "prompts", "pairs", "held_out"):
             for source in values["data"][role] or ():
                 for name in ("config", "split", "revision", "file") if source["path"] else ():
                     del source[name]  # a local file has none, and says so when it is read

@@ -48,6 +48,7 @@ class Data(Strict):
     seed: Sources | None = None
     prompts: Sources | None = None
     pairs: Sources | None = None
+    held_out: Sources | None = None
     seed_limit: Positive | None = None
     prompts_per_round: Positive | None = None
 
@@ -90,7 +91,7 @@ class Sampling(Strict):
     """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result."""
 
     backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
-    n: Annotated[int, Field(ge=2)] = 5
+    n: Positive = 5
     temperature: Annotated[float, Field(gt=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Positive = 768
@@ -174,9 +175,10 @@ class Prices(Strict):
 
 class Reader(Strict):
     """A language model that reads a rubric: a policy (`model`) or one behind a `server`, which may be any that speaks
-    OpenAI's chat protocol. Raise `version` when what the server serves changed under the same name: what it judged
-    before is then judged again. `log_probs`: of so many first tokens a server is asked for, where the rubric reads
-    labels; 0 reads what was written."""
+    OpenAI's chat protocol. A rubric's folder may have its own model in it (`runs/x/judge`): then it is enough, and its
+    path alone may stand for the whole section. Raise `version` when what the server serves changed under the same name:
+    what it judged before is then judged again. `log_probs`: of so many first tokens a server is asked for, where the
+    rubric reads labels or digits; 0 reads what was written."""
 
     rubric: str | None = None
     model: str | None = None
@@ -184,6 +186,14 @@ class Reader(Strict):
     version: int = 1
     log_probs: Annotated[int, Field(ge=0, le=20)] = 20
     prices: Prices | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, values: Any) -> Any:
+        if not isinstance(values, str):
+            return values
+        own = {"kind": "rubric", "right_from": 4.5}  # the middle of a digit's 0 to 9
+        return {"rubric": values} | {key: value for key, value in own.items() if key in cls.model_fields}
 
     @model_validator(mode="after")
     def _one_reader(self) -> Self:
@@ -229,8 +239,11 @@ class Reward(Reader):
 
     `exact_match` (after `normalize`) and `math` (math-verify) compare with the prompt's answer, `code` runs the data's
     `tests` in the sandbox (at most `seconds`), `function` is the user's `module:function(prompt, response, answer)`,
-    `reward_model` and `rubric` are read by `model` (or the rubric by `server`). From `right_from` on, a reward counts
-    as a right answer in what is reported. Raise `version` when your function's code changes.
+    `reward_model` and `rubric` are read by `model` (a rubric also by `server`, or by the model in its own folder). From
+    `right_from` on, a reward counts as a right answer in what is reported; scores of a reward model or a rubric have no
+    such place of their own, and a judge's folder alone (`reward: runs/x/judge`) has the middle of its scale, 4.5. A
+    truncated answer is worth 0 like any wrong one, whatever else a function gives. Raise `version` when your function's
+    code changes.
     """
 
     kind: Literal["exact_match", "math", "code", "function", "reward_model", "rubric"] = "exact_match"
@@ -249,8 +262,10 @@ class Reward(Reader):
         needed = {"code": "tests", "function": "function", "reward_model": "model", "rubric": "rubric"}.get(self.kind)
         if needed and getattr(self, needed) is None:
             raise ValueError(f"kind {self.kind!r} needs `{needed}`")
-        if self.kind == "rubric" and self.model is None and self.server is None:
-            raise ValueError("kind 'rubric' needs `model` (a policy that reads it) or `server`")
+        if self.kind in ("reward_model", "rubric") and "right_from" not in self.model_fields_set:
+            raise ValueError(
+                f"kind {self.kind!r} needs `right_from`: the score from which on an answer is called right"
+            )
         return self
 
 
@@ -330,6 +345,81 @@ class Star(Strict):
     right_to_right: bool = False
     restart: bool = True
     most_per_prompt: Positive = 4
+
+
+class SelfJudge(Strict):
+    """Self-J's own options; see `selfimprove/methods/self_judge.py`.
+
+    rubric: what the judge is asked, with parser `digits` and a prompt that shows a reference. embedding: the sentence
+    embedding of z2. self_evaluation: z1's weight in the label (1: it alone, 0: similarity alone). scaling: how both are
+    brought to 0..9 over the training set. ce_reference, ce_plain, distillation: weights of the loss's three parts.
+    restart: every round's judge is trained from the judged model, not from the judge before.
+    """
+
+    rubric: str = "self-judge"
+    embedding: str = "all-minilm-l6-v2"
+    self_evaluation: Share = 0.5
+    scaling: Literal["ranks", "min_max"] = "ranks"
+    ce_reference: Annotated[float, Field(ge=0)] = 1.0
+    ce_plain: Annotated[float, Field(ge=0)] = 0.3
+    distillation: Annotated[float, Field(ge=0)] = 2.0
+    restart: bool = True
+
+    @model_validator(mode="after")
+    def _learns_to_judge_alone(self) -> Self:
+        if not (self.ce_plain or (self.distillation and self.ce_reference)):
+            raise ValueError(
+                "nothing would teach the judge to do without the reference: `ce_plain` is 0, and so is `distillation`, "
+                "or `ce_reference`, which teaches what is distilled"
+            )
+        return self
+
+
+class JudgeFile(Strict):
+    """What `selfimprove judge` does with the responses of `data.prompts`; `reference`: the judge sees the reference."""
+
+    judge: Reader = Reader()
+    reference: bool = False
+
+
+class Answer(Strict):
+    """What `selfimprove answer` does; see `selfimprove/methods/answer.py`.
+
+    prompt: one prompt, instead of `data.prompts`. n: answers drawn for a prompt, by default 8 with a judge and 1
+    without; temperature: by default 0.8, and 0 for one answer. threshold: the score below which the best answer is
+    declined; or `data.held_out` and either the `precision` or the `coverage` that it is to have there, where `checker`
+    says which answers are good.
+    """
+
+    judge: Reader | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    n: Positive | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive = 256
+    threshold: float | None = None
+    precision: Annotated[float, Field(gt=0, le=1)] | None = None
+    coverage: Annotated[float, Field(gt=0, le=1)] | None = None
+    checker: Literal["exact_match", "math"] = "exact_match"
+
+    @model_validator(mode="after")
+    def _declines_by_one_bound(self) -> Self:
+        bounds = [self.threshold, self.precision, self.coverage]
+        if sum(bound is not None for bound in bounds) > 1:
+            raise ValueError("keep one of `threshold`, `precision` and `coverage`: each alone says what is declined")
+        if self.judge is None and (any(bound is not None for bound in bounds) or (self.n or 1) > 1):
+            raise ValueError(
+                "to pick among `n` answers, or to decline below a `threshold`, needs a `judge` whose scores decide"
+            )
+        if (self.n or 8) > 1 and self.judge is not None and self.temperature == 0:
+            raise ValueError("at `temperature` 0 all `n` answers to a prompt are the same; raise it, or set n to 1")
+        return self
+
+    @property
+    def drawn(self) -> tuple[int, float]:
+        """(n, temperature), with their defaults."""
+        n = self.n or (8 if self.judge else 1)
+        return n, (0.8 if n > 1 else 0.0) if self.temperature is None else self.temperature
 
 
 def model_of(annotation: Any) -> Any:

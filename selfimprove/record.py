@@ -12,10 +12,13 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses, Sco
 from selfimprove.errors import GateError, RunFailed
 from selfimprove.policy import Policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import Cream
+from selfimprove.recipe_sections import Cream, JudgeOptions
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.rounds import Ranking, round_figures
 from selfimprove.reporting.terminal import Progress
+
+# Of a judge's scores; others have a scale of their own.
+_UNITS = {"implicit_reward": "nats", "likelihood": "nats per token"}
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,27 @@ class Record:
         # `made` ends with the policy that this round trained, if it trained one
         names = ["M0", *(policy.name for policy in self.made)][: -1 if trained_now else None]
         current, previous = names[-1], names[-2] if len(names) > 1 else "M0"
+        judge, unit = "implicit reward", "nats"
+        if options := recipe.ranked_by():
+            judge, unit = _name_of(options), _UNITS.get(options.kind, "score")
         if recipe.method == "iterative_dpo":
-            kind = recipe.iterative_dpo.judge.kind
-            unit = {"implicit_reward": "nats", "likelihood": "nats per token"}.get(kind, "score")
-            return Ranking(kind.replace("_", " "), unit, current, previous, "kendall", "none")
+            return Ranking(judge, unit, current, previous, "kendall", "none")
+        if recipe.judge:
+            current = judge
         if recipe.method == "cream":
             stands_in = {"likelihood": "M0's likelihood per token", "sft_middle": "M1 half-way through its SFT"}
             if previous == "M0":  # whose implicit reward is zero everywhere
                 previous = stands_in.get(recipe.cream.first_round, previous)
-            return Ranking("implicit reward", "nats", current, previous, recipe.cream.measure, recipe.cream.weight)
-        return Ranking("implicit reward", "nats", current, previous, "kendall", "none")
+            return Ranking(judge, unit, current, previous, recipe.cream.measure, recipe.cream.weight)
+        return Ranking(judge, unit, current, previous, "kendall", "none")
 
     def check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
         moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]
         self.check(gates.weights_moved(start.digest, trained.digest, *moved))
+
+
+def _name_of(judge: JudgeOptions) -> str:
+    """The judge for people: its kind, and what it reads or runs."""
+    kind = judge.kind.replace("_", " ")
+    named = {"rubric": judge.rubric, "reward_model": judge.model, "function": judge.function}.get(judge.kind)
+    return f"{kind} {named}" if named else kind

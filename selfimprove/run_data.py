@@ -93,7 +93,7 @@ class RunData:
     def _round_prompts(self, search: Sequence[Path]) -> list[list[RenderedPrompt]]:
         """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
         recipe = self.recipe
-        found = _from_sources(recipe.data.prompts or (), search)
+        found = prompts_of(recipe.data.prompts or (), search)
         if recipe.method in ("score", "star"):
             tests = (recipe.score if recipe.method == "score" else recipe.star).reward.tests
             found = [_as_task(prompt, tests) for prompt in found]
@@ -200,7 +200,7 @@ def _as_task(prompt: Prompt, tests: str | None) -> Prompt:
     return replace(prompt, messages=(question,), answer=json.dumps(prompt.row))
 
 
-def _from_sources(sources: Sequence[DataSource], search: Sequence[Path]) -> list[Prompt]:
+def prompts_of(sources: Sequence[DataSource], search: Sequence[Path]) -> list[Prompt]:
     """Prompts of all sources; with several, ids begin with the source's number, so that none clash."""
     if len(sources) == 1:
         return load_prompts(sources[0], search)

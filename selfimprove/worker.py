@@ -238,6 +238,31 @@ def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> No
         train_preference(folder, task, advance)
 
 
+def _similarity(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.judging.similarity import cosines
+    from selfimprove.policy import pick_device
+
+    groups = shard_of(_by_prompt(read_rows(folder / "inputs" / "pairs.arrow")), shard, task["shard_groups"])
+    rows, execution = [row for group in groups for row in group], task["execution"]
+    pairs = [(row["text"], row["reference"]) for row in rows]
+    found = cosines(execution["folder"], pairs, pick_device(execution["device"]), advance)
+    write_rows(
+        folder / f"rows-{shard:05d}.arrow",
+        [
+            {"prompt_id": row["prompt_id"], "index": row["index"], "cosine": cosine}
+            for row, cosine in zip(rows, found, strict=True)
+        ],
+    )
+
+
+def _judge(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
+    from selfimprove.training.judge_trainer import train_judge
+    from selfimprove.training.stages import already_trained
+
+    if not already_trained(folder):
+        train_judge(folder, task, advance)
+
+
 def _score(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.training.score_stage import clear_leftovers, train_score
     from selfimprove.training.stages import already_trained
@@ -259,6 +284,8 @@ STEPS = {
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
     "score": StepKind(1, _score, "prompts", None, "steps"),
+    "similarity": StepKind(1, _similarity, "pairs", 2048, "pairs"),
+    "judge": StepKind(1, _judge, "examples", None, "steps"),
 }
 
 

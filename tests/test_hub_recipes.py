@@ -53,6 +53,9 @@ ROWS: dict[str, Any] = {
         "problem": f"Halve one {word}.", "solution": "It is $1 : 2 = \\boxed{\\frac12}.$", "answer": "\\frac{1}{2}",
         "subject": "Algebra", "level": 1, "unique_id": f"train/algebra/{word}.json",
     },
+    "databricks/databricks-dolly-15k": lambda word: {
+        "instruction": f"Name the {word}.", "context": "", "response": f"The {word} it is.", "category": "open_qa"
+    },
     "HuggingFaceH4/MATH-500": lambda word: {
         "problem": f"Double one {word}.", "solution": "It is $\\boxed{2}.$", "answer": "2", "subject": "Algebra",
         "level": 1, "unique_id": f"test/algebra/{word}.json",
@@ -108,7 +111,8 @@ def ending(tiny_model: Path, folder: Path) -> Path:
 
 def test_the_model_families_are_there() -> None:
     assert {name.split("/")[0] for name in HUB} == {
-        "llama-3-8b-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct", "qwen2.5-7b-instruct"
+        "llama-2-13b-chat", "llama-3-8b-instruct", "llama-3.1-8b-instruct",
+        "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct", "qwen2.5-7b-instruct",
     }  # fmt: skip
 
 
@@ -120,7 +124,8 @@ def test_a_hub_recipe_runs_on_a_tiny_model(name: str, hub: None, tiny_model: Pat
     recipe = small(name, model, tmp_path / "run", *judge.get(load_recipe(name).method, []))
     result = run(recipe, Progress(Console(file=io.StringIO())))
     stages = [event["stage"] for event in result.events if event["event"] == "training"]
-    assert stages == {"sft": ["sft"], "score": ["score", "score"]}.get(recipe.method, ["sft", "dpo"])
+    trained = {"sft": ["sft"], "score": ["score", "score"], "self_judge": ["judge"]}
+    assert stages == trained.get(recipe.method, ["sft", "dpo"])
     adapter = (result.policy_folder / "adapter_config.json").is_file()
     assert adapter == (recipe.training.lora is not None)
 
@@ -172,7 +177,7 @@ def test_a_check_without_the_hub_names_the_key(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    first = "data.prompts" if name in SCORE else "data.seed"
+    first = "data.seed" if load_recipe(name).data.seed else "data.prompts"
     for recipe, key in (
         (load_recipe(name, [f"output={tmp_path / 'run'}"]), "model: "),
         (small(name, tiny_model, tmp_path / "run"), f"{first}: hub data set "),

@@ -79,7 +79,7 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     ("values", "key", "found"),
     [
         ({"sampling": {"n": "three"}}, "sampling.n", "'three'"),
-        ({"sampling": {"n": 1}}, "sampling.n", "1"),
+        ({"sampling": {"n": 0}}, "sampling.n", "0"),
         ({"sampling": {"top_p": 1.5}}, "sampling.top_p", "1.5"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature", "0"),
         ({"sampling": 3}, "sampling", "3"),
@@ -247,7 +247,8 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path, values: dict
 
 def test_the_resolved_recipe_has_every_option_of_its_method() -> None:
     written = yaml.safe_load(make_recipe(CREAM).as_yaml())
-    assert set(written) == set(Recipe.model_fields) - {"folder", "iterative_dpo", "score", "star"}
+    others = {"folder", "iterative_dpo", "score", "star", "self_judge", "judge_file", "answer"}
+    assert set(written) == set(Recipe.model_fields) - others
     assert set(written["cream"]) == {"measure", "weight", "constant", "first_round", "floor"}
     assert written["training"]["lora"] is None
 
@@ -288,3 +289,10 @@ def test_the_accelerate_files_that_recipes_name_are_shipped() -> None:
                 p for folder in recipe.search_folders() if (p := folder / recipe.training.accelerate).is_file()
             )
             assert yaml.safe_load(found.read_text())["num_processes"] == recipe.training.processes
+
+
+def test_what_compares_responses_needs_two(tmp_path: Path) -> None:
+    assert "`sampling.n` is 1, and method 'cream'" in refusal(tmp_path, {**CREAM, "sampling": {"n": 1}})
+    data = {"prompts": "labelled.jsonl"}
+    recipe = make_recipe({"method": "self_judge", "output": "runs/x", "data": data, "sampling": {"n": 1}})
+    assert recipe.sampling.n == 1 and recipe.rounds == 1

@@ -81,8 +81,13 @@ def make_loop(tiny_recipe: MakeRecipe) -> Iterator[Callable[..., Loop]]:
         log.close()
 
 
+def reward_of(**given: Any) -> Reward:
+    """With the score from which on an answer is right, which scores of a judge must be given."""
+    return Reward(**{"right_from": 0.5, **given})
+
+
 def checker(search: Path = Path(), journal: Path | None = None, batch_tokens: int = 4096, **reward: Any) -> Checker:
-    options, policies, execution = reward_step(Reward(**reward), [search], "float32", "cpu", batch_tokens)
+    options, policies, execution = reward_step(reward_of(**reward), [search], "float32", "cpu", batch_tokens)
     # As a step's folder has them: through JSON.
     return make_checker(json.loads(json.dumps(options)), policies.get("judge"), execution, journal)
 
@@ -298,7 +303,7 @@ def test_a_judge_policy_says_what_it_says_in_iterative_dpo(
     loop, responses = make_loop(), joined(texts("a", "one", "two"), texts("b", "three", "x" * 500))
     given = {"kind": "rubric", "rubric": "mine", "model": str(judge_model)}
     scores, _ = judge_responses(loop, JudgeOptions(**given), responses, loop.base_policy)
-    found = loop.rewarded(responses, Reward(**given), "rewards")
+    found = loop.rewarded(responses, reward_of(**given), "rewards")
     assert {id: [one.value for one in rewards] for id, rewards in found.items()} == scores
     assert scores == {"a": [4.0, 4.0], "b": [4.0, None]}
 
@@ -333,7 +338,7 @@ def test_a_reward_models_scores_are_those_of_its_own_step(
     given = {"kind": "reward_model", "model": str(save_reward_model(tiny_model, tmp_path / "rm"))}
     loop, responses = make_loop(), joined(texts("a", "x", "a much longer answer than x"), texts("b", "dog", ""))
     scores, _ = judge_responses(loop, JudgeOptions(**given), responses, loop.base_policy)
-    found = loop.rewarded(responses, Reward(**given), "rewards")
+    found = loop.rewarded(responses, reward_of(**given), "rewards")
     for id, values in scores.items():
         assert [one.value for one in found[id]] == pytest.approx(values, abs=1e-5)
     long, short = checker(**given).check(said("x" * 600, "short"))
@@ -420,8 +425,8 @@ def test_the_step_gives_what_the_checker_gives(
     if reward.get("model") == "RM":
         reward["model"] = str(save_reward_model(tiny_model, rubric_folder / "rm"))
     loop, responses = make_loop(), several(answer, *attempts)
-    found = loop.rewarded(responses, Reward(**reward), "check")
-    assert loop.rewarded(responses, Reward(**reward, right_from=0.9), "check again") == found  # found, not made
+    found = loop.rewarded(responses, reward_of(**reward), "check")
+    assert loop.rewarded(responses, reward_of(**reward, right_from=0.9), "check again") == found  # found, not made
     (step,) = steps_of(loop.recipe, "rewards")
     assert len(list(step.folder.glob("rows-*.arrow"))) == 2 and not (step.folder / "journal.jsonl").exists()
     asked = [
@@ -485,7 +490,7 @@ def test_what_changes_a_reward_is_in_its_key(
         given = reward | change
         if "model" in given:
             given["model"] = places[given["model"]]
-        options, policies, _ = reward_step(Reward(**given), [rubric_folder], "float32", "cpu", 4096)
+        options, policies, _ = reward_step(reward_of(**given), [rubric_folder], "float32", "cpu", 4096)
         return digest_of([options, {role: policy.digest for role, policy in policies.items()}])
 
     assert len({key(), *(key(**{name: value}) for name, value in changes.items())}) == 1 + len(changes)
@@ -495,7 +500,7 @@ def test_what_changes_a_reward_is_in_its_key(
 
 def test_a_rubrics_text_is_in_the_key_and_its_description_is_not(rubric_folder: Path) -> None:
     def key() -> str:
-        reward = Reward(kind="rubric", rubric="mine", server=SERVER)
+        reward = reward_of(kind="rubric", rubric="mine", server=SERVER)
         return digest_of(reward_step(reward, [rubric_folder], "float32", "cpu", 4096)[0])
 
     before = key()
@@ -525,7 +530,7 @@ def test_a_rubrics_text_is_in_the_key_and_its_description_is_not(rubric_folder: 
 )
 def test_what_a_reward_lacks_is_said_with_its_key(reward: dict[str, Any], said: str, rubric_folder: Path) -> None:
     with pytest.raises(InputError, match=said):
-        check_reward(Reward(**reward), [rubric_folder])
+        check_reward(reward_of(**reward), [rubric_folder])
 
 
 def test_what_is_there_is_accepted(rubric_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -535,7 +540,7 @@ def test_what_is_there_is_accepted(rubric_folder: Path, tiny_model: Path, tmp_pa
         {"kind": "rubric", "rubric": "mine", "model": str(tiny_model)},
         {"kind": "rubric", "rubric": "mine", "server": SERVER},
     ):
-        check_reward(Reward(**reward), [rubric_folder])
+        check_reward(reward_of(**reward), [rubric_folder])
     if importlib.util.find_spec("math_verify"):
         check_reward(Reward(kind="math"), [])
 
@@ -546,7 +551,7 @@ def test_an_adapter_is_no_reward_model(tiny_model: Path, tmp_path: Path) -> None
 
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(r=2)).save_pretrained(tmp_path / "a")
     with pytest.raises(InputError, match=r"star\.reward\.model: .* is an adapter; merge it"):
-        check_reward(Reward(kind="reward_model", model=str(tmp_path / "a")), [], "star.reward")
+        check_reward(reward_of(kind="reward_model", model=str(tmp_path / "a")), [], "star.reward")
 
 
 @pytest.mark.parametrize("method", ["score", "star"])

@@ -20,9 +20,10 @@ from selfimprove.steps import StepRequest
 BOTH = {"stage 1", "stage 2"}
 ALL = {*BOTH, "rewards"}
 TWO, ONE = {"stage 2"}, {"stage 1"}
-FIVE = {"kind": "rubric", "rubric": "five-points", "model": "TINY"}
+FIVE = {"right_from": 0.5, "kind": "rubric", "rubric": "five-points", "model": "TINY"}
 SERVER = {"base_url": "http://127.0.0.1:1/v1", "model": "tiny"}
-SERVED = {"kind": "rubric", "rubric": "five-points", "server": SERVER}
+SERVED = {"right_from": 0.5, "kind": "rubric", "rubric": "five-points", "server": SERVER}
+DIGITS = {**SERVED, "rubric": "self-judge"}
 PRICES = {"input": 1, "output": 1}
 OWN = {"kind": "function", "function": "operator:eq"}
 
@@ -44,7 +45,7 @@ REWARD: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
     "model": ({**FIVE, "model": "OTHER"}, FIVE, ALL),
     "server.model": ({**SERVED, "server": {**SERVER, "model": "other"}}, SERVED, ALL),
     "right_from": ({"right_from": 0.7}, {}, BOTH),  # of the figures in a training's history
-    "log_probs": ({**FIVE, "log_probs": 3}, FIVE, set()),
+    "log_probs": ({**DIGITS, "log_probs": 3}, DIGITS, ALL),
     **{
         f"server.{name}": ({**SERVED, "server": {**SERVER, name: value}}, SERVED, set())
         for name, value in {

@@ -195,6 +195,12 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "development": {"evaluate": [], "development": "suite.yaml"},
     "keep": {"evaluate": [], "development": "suite.yaml", "keep": "best"},
 }
+# `judge` of cream and srlm has the keys of iterative_dpo's.
+CHOOSES_INPUTS |= {
+    option.removeprefix("iterative_dpo."): {"judge": change["iterative_dpo"]["judge"]}
+    for option, change in CHOOSES_INPUTS.items()
+    if option.startswith("iterative_dpo.judge")
+}
 
 
 class Captured(Exception):
@@ -324,16 +330,19 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if prefix + name == "folder":
             continue
         leaf = inner is None or inner is DataSource
-        if leaf or prefix + name in ("training.lora", "iterative_dpo.judge"):
+        if leaf or prefix + name in ("training.lora", "iterative_dpo.judge", "judge"):
             yield prefix + name
         if not leaf:
             yield from options_of(inner, f"{prefix}{name}.")
 
 
 def test_every_option_of_the_recipe_is_classified() -> None:
-    import test_score_keys  # here: `python -m tests.test_steps` does not find it
+    import test_answer_keys  # here: `python -m tests.test_steps` does not find them
+    import test_score_keys
+    import test_self_judge_keys
 
     tables = [set(CHANGES_KEYS), set(CHANGES_NO_KEY), set(CHOOSES_INPUTS), test_score_keys.OPTIONS]
+    tables += [test_self_judge_keys.OPTIONS, test_answer_keys.OPTIONS]
     known = set().union(*tables)
     assert sum(map(len, tables)) == len(known), "an option is in two tables"
     new, gone = set(options_of(Recipe)) - known, known - set(options_of(Recipe))
@@ -690,7 +699,7 @@ _TRAINING = tuple(
         "training_arguments",
         "trainable_model",
         "run_training",
-        "_padded",
+        "padded",
         "batch_split",
         "save_policy",
         "optimizer_steps",
@@ -703,7 +712,10 @@ _REWARDS = (
     "selfimprove.evaluation.code_tasks",
     "selfimprove.judging.chat_server:ChatServer._answer",
     "selfimprove.judging.chat_server:ChatServer._read",
+    "selfimprove.judging.chat_server:ChatServer._first_token",
+    *("selfimprove.judging.digits", "selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
     *("selfimprove.chat:render_prompt", "selfimprove.chat:render_example", "selfimprove.chat:merged_system"),
+    "selfimprove.chat:accepted_turns",
     *("selfimprove.sampling.transformers:TransformersSampler.sample", "selfimprove.sampling.transformers:_decode"),
     "selfimprove.batching:pad_right",
 )
@@ -805,6 +817,20 @@ SOURCES: dict[str, Sequence[str]] = {
         *_TRAINING,
         *_PREFILL,
         *_LOADING,
+    ),
+    "similarity": (
+        "selfimprove.worker:_similarity",
+        "selfimprove.worker:_by_prompt",
+        "selfimprove.judging.similarity:cosines",
+    ),
+    "judge": (
+        "selfimprove.worker:_judge",
+        "selfimprove.training.judge_trainer",
+        "selfimprove.training.judge_loss",
+        "selfimprove.batching:pad_left",
+        "selfimprove.batching:positions",
+        *_TRAINING,
+        *_LOADING[:2],
     ),
     "dpo": (
         "selfimprove.worker:_dpo",

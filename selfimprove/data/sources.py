@@ -21,7 +21,7 @@ from selfimprove.errors import InputError
 Messages = tuple[Message, ...]
 Role = Literal[
     "prompt", "messages", "turns", "response", "answer", "references", "group", "choices", "chosen", "rejected",
-    "confidence", "output_1", "output_2", "label", "id",
+    "confidence", "output_1", "output_2", "label", "score", "id",
 ]  # fmt: skip
 _USUAL = {
     "prompt": ("prompt", "instruction", "question", "input"),
@@ -126,10 +126,10 @@ def load_prompts(source: DataSource, search: Sequence[Path]) -> list[Prompt]:
     return prompts
 
 
-def load_examples(source: DataSource, search: Sequence[Path]) -> list[Example]:
+def load_examples(source: DataSource, search: Sequence[Path], may_be_empty: bool = False) -> list[Example]:
     """Prompts with responses in file order; a conversation's last assistant turn is the response.
 
-    Raises InputError for anything wrong in the source, an empty response included.
+    Raises InputError for anything wrong in the source, an empty response included, unless it `may_be_empty`.
     """
     examples, ids = [], Ids()
     for row in source_rows(source, search):
@@ -140,7 +140,7 @@ def load_examples(source: DataSource, search: Sequence[Path]) -> list[Example]:
         else:
             head, response = row.completion("response")
             asked = row.asked() + head
-        if not response.strip():
+        if not response.strip() and not may_be_empty:
             raise row.wrong("the response is empty; remove the row")
         examples.append(Example(row.prompt(asked, ids), response))
     return examples

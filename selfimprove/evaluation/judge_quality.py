@@ -1,5 +1,5 @@
-"""How far a judge can be trusted: measured on pairs of answers with a known better one, in both orders, and beside the
-people who voted on them."""
+"""How far a judge can be trusted: measured on pairs of answers with a known better one, in both orders (or each answer
+by itself), and beside the people who voted on them."""
 
 from __future__ import annotations
 
@@ -10,47 +10,41 @@ import numpy as np
 
 from selfimprove.chat import Message
 from selfimprove.data.labelled import LabelledPair
-from selfimprove.errors import InputError
 from selfimprove.evaluation.matches import (
+    EACH_BY_ITSELF,
     Match,
     missing_reasons,
     order_figures,
+    rated_match,
     require_enough,
     with_interval,
 )
 from selfimprove.evaluation.statistics import share_interval, wilson_interval
 from selfimprove.evaluation.suites import JudgeSuite, Loaded
-from selfimprove.judging.asking import Judge, as_event, ask_judge
+from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
+from selfimprove.judging.rubric import Rubric
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
 
 _ORDERS = {False: "straight", True: "switched"}
+_OUTPUTS = ("first", "second")
 
 
 def measure_judge(loop: Inference, loaded: Loaded, judge: Judge) -> dict[str, Any]:
-    """The figures of a `judge_evaluation` event: every pair is shown in both orders.
+    """The figures of a `judge_evaluation` event: every pair is shown in both orders. A judge that rates one
+    response rates both outputs by themselves: see `rated_match`.
 
     Raises RunFailed where more than the suite's allowed share of verdicts is missing.
     """
     suite, pairs = loaded.suite, loaded.pairs
     assert isinstance(suite, JudgeSuite)
-    if judge.rubric.options.of != "pair":
-        raise InputError(
-            f"{suite.name}: the rubric {judge.rubric.name} rates one answer; one that compares two is needed"
-        )
+    rated = judge.rubric.options.of == "one"
     questions: dict[str, list[Message]] = {}
     for pair in pairs:
-        for switched, name in _ORDERS.items():
-            first, second = (pair.output_2, pair.output_1) if switched else (pair.output_1, pair.output_2)
-            values = {"instruction": pair.messages[-1]["content"], "output_1": first, "output_2": second}
-            questions[f"{pair.id}|{name}"] = judge.rubric.messages(values)
+        questions |= _questions(judge.rubric, pair)
     asked = ask_judge(loop, judge, questions, f"{suite.name} judge")
-    matches = []
-    for pair in pairs:
-        verdicts = {switched: asked.verdicts[f"{pair.id}|{name}"] for switched, name in _ORDERS.items()}
-        reason = next((why for _, why in verdicts.values() if why), None)
-        matches.append(Match(pair.id, 0, {switched: value for switched, (value, _) in verdicts.items()}, reason))
+    matches = [_rated(asked, pair) if rated else _compared(asked, pair) for pair in pairs]
     discrete = judge.rubric.options.parser == "verdict"
     preferences = [match.preference(discrete) for match in matches]
     missing = missing_reasons(matches, discrete)
@@ -59,13 +53,38 @@ def measure_judge(loop: Inference, loaded: Loaded, judge: Judge) -> dict[str, An
         "judge": judge.name,
         "rubric": judge.rubric.name,
         "data": suite.name,
-        "order": "both",
+        "order": EACH_BY_ITSELF if rated else "both",
         "n": len(pairs),
         **quality(pairs, matches, preferences),
         "missing": missing,
         "missing_rate": sum(missing.values()) / len(pairs),
         "cost": as_event(asked.cost),
     }
+
+
+def _questions(rubric: Rubric, pair: LabelledPair) -> dict[str, list[Message]]:
+    """The pair in both orders, or each of its outputs."""
+    outputs = pair.output_1, pair.output_2
+    shown: dict[str, dict[str, str]]
+    if rubric.options.of == "one":
+        shown = {name: {"response": output} for name, output in zip(_OUTPUTS, outputs, strict=True)}
+    else:
+        orders = outputs, outputs[::-1]
+        names = _ORDERS.values()
+        shown = {name: {"output_1": a, "output_2": b} for name, (a, b) in zip(names, orders, strict=True)}
+    instruction = {"instruction": pair.messages[-1]["content"]}
+    return {f"{pair.id}|{name}": rubric.messages(instruction | values) for name, values in shown.items()}
+
+
+def _compared(asked: Asked, pair: LabelledPair) -> Match:
+    verdicts = {switched: asked.verdicts[f"{pair.id}|{name}"] for switched, name in _ORDERS.items()}
+    reason = next((why for _, why in verdicts.values() if why), None)
+    return Match(pair.id, 0, {switched: value for switched, (value, _) in verdicts.items()}, reason)
+
+
+def _rated(asked: Asked, pair: LabelledPair) -> Match:
+    first, second = (asked.verdicts[f"{pair.id}|{name}"] for name in _OUTPUTS)
+    return rated_match(pair.id, 0, second, first)  # the second plays the policy
 
 
 def quality(

@@ -1,4 +1,5 @@
-"""What a judge said of pairs of outputs, in one order or in both, as preferences. Pure functions."""
+"""What a judge said of pairs of outputs, in one order or in both, or of each output by itself, as preferences. Pure
+functions."""
 
 from __future__ import annotations
 
@@ -9,13 +10,18 @@ from typing import Any
 
 from selfimprove.errors import RunFailed
 from selfimprove.evaluation.statistics import share_interval, wilson_interval
+from selfimprove.judging.functions import Verdict
+
+# The order in which a judge sees two outputs that it rates.
+EACH_BY_ITSELF = "each by itself"
 
 
 @dataclass(frozen=True)
 class Match:
     """One item's turn, as the judge saw it. `first`: probability that the output shown first is the better one, by
     whether the two were switched; None is missing. The opponent is shown first where they were not. `reason`: why it
-    is missing. `asked`: whether a judge saw it, or the verdict was plain without one."""
+    is missing. `asked`: whether a judge saw the two in an order; not where the verdict was plain without one, or where
+    each was rated by itself."""
 
     item: str
     turn: int
@@ -42,6 +48,14 @@ class Match:
         straight, switched = self.first[False], self.first[True]
         assert straight is not None and switched is not None
         return (straight > 0.5) == (switched > 0.5)
+
+
+def rated_match(item: str, turn: int, ours: Verdict, theirs: Verdict) -> Match:
+    """Two outputs that were rated each by itself: the higher score wins, equal ones are a tie, and the pair is missing
+    where one of the scores is. Scores of one prompt alone are compared, so their scale plays no role."""
+    one, other = ours[0], theirs[0]
+    value = None if one is None or other is None else 0.5 if one == other else float(one > other)
+    return Match(item, turn, {True: value}, ours[1] or theirs[1], asked=False)
 
 
 def by_item(matches: Sequence[Match], discrete: bool) -> dict[str, float | None]:

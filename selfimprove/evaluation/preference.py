@@ -15,11 +15,19 @@ import numpy as np
 from selfimprove.artefacts import write_json
 from selfimprove.chat import Message
 from selfimprove.data.sources import Prompt
-from selfimprove.errors import InputError
 from selfimprove.evaluation.alpaca import shipped_gamed
 from selfimprove.evaluation.dialogues import Answers, Opponent, answer_items
+from selfimprove.evaluation.judge_questions import pair_question, response_question
 from selfimprove.evaluation.length_control import LengthControlled, length_controlled_win_rate
-from selfimprove.evaluation.matches import Match, by_item, missing_reasons, order_figures, require_enough
+from selfimprove.evaluation.matches import (
+    EACH_BY_ITSELF,
+    Match,
+    by_item,
+    missing_reasons,
+    order_figures,
+    rated_match,
+    require_enough,
+)
 from selfimprove.evaluation.outcome import Outcome
 from selfimprove.evaluation.suites import Loaded, PreferenceSuite
 from selfimprove.evaluation.win_rate import WinRate, win_rate
@@ -42,14 +50,16 @@ _OFFICIAL_JUDGE = "gpt-4-1106-preview"
 
 
 def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, opponent: Opponent) -> Outcome:
-    """The policy's preferences against the opponent, each in [0, 1], one for each item; see `Outcome`.
+    """The policy's preferences against the opponent, each in [0, 1], one for each item; see `Outcome`. A judge that
+    rates one response rates both outputs by themselves, in no order: see `rated_match`.
 
     Raises RunFailed where more than the allowed share of judgements is missing.
     """
     suite, items = loaded.suite, loaded.items
     assert isinstance(suite, PreferenceSuite)
     theirs, ours = opponent.says(loop, suite, items), answer_items(loop, suite, items, policy)
-    orders = {item.id: (False, True) if suite.order == "both" else (is_switched(content(item)),) for item in items}
+    rated = judge.rubric.options.of == "one"
+    orders = {item.id: () if rated else _orders(suite, item) for item in items}
     questions, given, failures = _questions(judge.rubric, items, theirs, ours, orders, 1.0 if opponent.policy else None)
     asked = ask_judge(loop, judge, questions, f"{suite.name} judge")
     matches = _matches(items, asked, given, orders)
@@ -67,7 +77,7 @@ def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, oppon
         "against": opponent.name,
         "judge": judge.name,
         "rubric": judge.rubric.name,
-        "order": suite.order,
+        "order": EACH_BY_ITSELF if rated else suite.order,
         **_rates(rate),
         "missing": missing,
         "length_controlled": _shares(controlled),
@@ -88,6 +98,10 @@ def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, oppon
         {"preference": figures},
         controlled.resampled if controlled else (),
     )
+
+
+def _orders(suite: PreferenceSuite, item: Prompt) -> tuple[bool, ...]:
+    return (False, True) if suite.order == "both" else (is_switched(content(item)),)
 
 
 def _questions(
@@ -118,44 +132,27 @@ def _questions(
             elif our[: turn + 1] == their[: turn + 1]:
                 given[item.id, turn] = 0.5
             else:
-                for switched in orders[item.id]:
-                    first, second = (our, their) if switched else (their, our)
-                    values, variant = pair_values(rubric, item, turn, first, second)
-                    questions[_id(item, turn, switched)] = rubric.messages(values, variant)
+                questions |= _asked_of(rubric, item, turn, our, their, orders[item.id])
     return questions, given, dict(failures)
 
 
-def pair_values(
-    rubric: Rubric, item: Prompt, turn: int, first: Sequence[str], second: Sequence[str]
-) -> tuple[dict[str, str], str]:
-    """A pair's placeholders, and the variant of the rubric that this turn of the item is judged with."""
-    values = {"instruction": content(item), "output_1": first[0], "output_2": second[0]}
-    if turn:
-        values |= {"instruction_2": item.later_turns[0], "output_1_turn_2": first[1], "output_2_turn_2": second[1]}
-    return values | references(item), variant_of(rubric, item, turn)
+def _asked_of(
+    rubric: Rubric, item: Prompt, turn: int, our: Sequence[str], their: Sequence[str], orders: Sequence[bool]
+) -> dict[str, list[Message]]:
+    """About two outputs: one question in each order, or one about each output."""
+    if rubric.options.of == "one":
+        sides = {_OURS: our, _THEIRS: their}
+        return {_id(item, turn, side): response_question(rubric, item, turn, own) for side, own in sides.items()}
+    shown = {switched: (our, their) if switched else (their, our) for switched in orders}
+    return {_id(item, turn, _ORDERS[s]): pair_question(rubric, item, turn, *pair) for s, pair in shown.items()}
 
 
-def references(item: Prompt) -> dict[str, str]:
-    """The reference answers' placeholders."""
-    return dict(zip(("reference", "reference_2"), item.references, strict=False))
+_ORDERS = {False: "straight", True: "switched"}
+_OURS, _THEIRS = "ours", "theirs"
 
 
-def variant_of(rubric: Rubric, item: Prompt, turn: int) -> str:
-    """The variant of a rubric for a turn: with the references where the item has them and the rubric can show them.
-
-    Raises InputError for a later turn that the rubric has no prompt for.
-    """
-    later = "turn-2" if turn else ""
-    with_reference = f"reference-{later}" if later else "reference"
-    if len(item.references) > turn and rubric.has(with_reference):
-        return with_reference
-    if not rubric.has(later):
-        raise InputError(f"judge: the rubric {rubric.name} has no prompt for a second turn (prompt-turn-2.txt)")
-    return later
-
-
-def _id(item: Prompt, turn: int, switched: bool) -> str:
-    return f"{item.id}|{turn + 1}|{'switched' if switched else 'straight'}"
+def _id(item: Prompt, turn: int, shown: str) -> str:
+    return f"{item.id}|{turn + 1}|{shown}"
 
 
 def _matches(
@@ -172,7 +169,11 @@ def _matches(
                 why = "the opponent has no output" if value is None else None
                 found.append(Match(item.id, turn, {True: value}, why, False))
                 continue
-            verdicts = {switched: asked.verdicts[_id(item, turn, switched)] for switched in orders[item.id]}
+            if not orders[item.id]:
+                ours, theirs = (asked.verdicts[_id(item, turn, side)] for side in (_OURS, _THEIRS))
+                found.append(rated_match(item.id, turn, ours, theirs))
+                continue
+            verdicts = {switched: asked.verdicts[_id(item, turn, _ORDERS[switched])] for switched in orders[item.id]}
             reason = next((why for _, why in verdicts.values() if why), None)
             found.append(Match(item.id, turn, {switched: value for switched, (value, _) in verdicts.items()}, reason))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from selfimprove.chat import Message
 from selfimprove.data.sources import Prompt
 from selfimprove.evaluation.dialogues import Answers, answer_items
+from selfimprove.evaluation.judge_questions import response_question
 from selfimprove.evaluation.matches import require_enough, with_interval
 from selfimprove.evaluation.outcome import Outcome
-from selfimprove.evaluation.preference import references, variant_of
 from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.evaluation.suites import Loaded, RatingSuite
 from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
@@ -39,8 +39,8 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
     questions: dict[str, list[Message]] = {}
     for item in items:
         for turn in range(len(answers.texts[item.id])):
-            shown, variant = _values(judge, item, turn, answers.texts[item.id])
-            questions[f"{item.id}|{turn + 1}"] = judge.rubric.messages(shown, variant)
+            said = answers.texts[item.id]
+            questions[f"{item.id}|{turn + 1}"] = response_question(judge.rubric, item, turn, said)
     asked = ask_judge(loop, judge, questions, f"{suite.name} judge")
     low, high = judge.rubric.options.low, judge.rubric.options.high
     turns = [[_verdict(asked, item, turn, low) for turn in range(1 + len(item.later_turns))] for item in items]
@@ -69,13 +69,6 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
         {"prompt too long": too_long} if too_long else {},
         {"rating": figures},
     )
-
-
-def _values(judge: Judge, item: Prompt, turn: int, texts: Sequence[str]) -> tuple[Mapping[str, str], str]:
-    values = {"instruction": content(item), "response": texts[0]}
-    if turn:
-        values |= {"instruction_2": item.later_turns[0], "response_2": texts[1]}
-    return values | references(item), variant_of(judge.rubric, item, turn)
 
 
 def _verdict(asked: Asked, item: Prompt, turn: int, lowest: float | None) -> Verdict:

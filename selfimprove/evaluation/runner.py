@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,15 @@ from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
 from selfimprove.evaluation.answers import answer_outcome
 from selfimprove.evaluation.dialogues import Opponent, find_opponent
+from selfimprove.evaluation.graded import Asks, correlation_change, find_asks, measure_judge
+from selfimprove.evaluation.judge_questions import variant_of
 from selfimprove.evaluation.outcome import Outcome, paired_change
-from selfimprove.evaluation.preference import compare, length_controlled_change, variant_of
+from selfimprove.evaluation.preference import compare, length_controlled_change
 from selfimprove.evaluation.rating import rate
 from selfimprove.evaluation.self_correction import correct
 from selfimprove.evaluation.suites import (
     Code,
+    GradedSuite,
     JudgeSuite,
     Loaded,
     PreferenceSuite,
@@ -61,22 +64,24 @@ class Evaluator:
             )
         self.judges: dict[str, Judge] = {}
         self.opponents: dict[str, Opponent] = {}
+        self.asks: dict[str, Asks] = {}
         for loaded in self.suites:
             suite = loaded.suite
             if isinstance(suite, PreferenceSuite | RatingSuite):
                 judge = self.judges[suite.name] = find_judge(loop, suite.judge, suite.rubric)
-                wanted = "pair" if isinstance(suite, PreferenceSuite) else "one"
-                if judge.rubric.options.of != wanted:
+                if isinstance(suite, RatingSuite) and judge.rubric.options.of != "one":
                     raise InputError(
-                        f"{suite.name}: the rubric {judge.rubric.name} judges {judge.rubric.options.of}, and a "
-                        f"{suite.kind} suite needs one of {wanted}"
+                        f"{suite.name}: the rubric {judge.rubric.name} compares two outputs, and a rating suite needs "
+                        "one that rates one response"
                     )
                 for item in loaded.items:
                     for turn in range(1 + len(item.later_turns)):
                         variant_of(judge.rubric, item, turn)  # a prompt for every turn
             if isinstance(suite, PreferenceSuite):
                 self.opponents[suite.name] = find_opponent(loop, loaded)
-            checker = suite.checker if isinstance(suite, SelfCorrection) else suite.kind
+            if isinstance(suite, GradedSuite):
+                self.asks[suite.name] = find_asks(loop, loaded)
+            checker = suite.checker if isinstance(suite, SelfCorrection | GradedSuite) else suite.kind
             if checker == "math" and find_spec("math_verify") is None:
                 raise InputError(
                     f"{suite.name}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'"
@@ -103,6 +108,7 @@ class Evaluator:
                     [asdict(item) for item in loaded.items],
                     self.judges[name].digest if name in self.judges else None,
                     self.opponents[name].digest if name in self.opponents else None,
+                    *([self.asks[name].digest] if name in self.asks else []),
                 ]
                 for loaded in self.suites
                 for name in [loaded.suite.name]
@@ -137,6 +143,9 @@ class Evaluator:
         if "preference" in figures:
             change = length_controlled_change(initial[-1], outcome) if initial else None
             figures["preference"] = figures["preference"] | {"length_controlled_paired": change}
+        if "graded" in figures:
+            changed = correlation_change(initial[-1], outcome) if initial else None
+            figures["graded"] = figures["graded"] | {"spearman_paired": changed}
         earlier.append(outcome)
         if round == 0:
             initial.append(outcome)
@@ -151,6 +160,8 @@ class Evaluator:
             return rate(self.loop, loaded, policy, self.judges[suite.name])
         if isinstance(suite, SelfCorrection):
             return correct(self.loop, loaded, policy)
+        if isinstance(suite, GradedSuite):
+            return measure_judge(self.loop, loaded, policy, self.asks[suite.name])
         return answer_outcome(self.loop, loaded, policy)
 
     def best(self) -> Policy | None:
@@ -167,14 +178,15 @@ def load_chosen(recipe: Recipe, choice: SuiteChoice | str) -> Loaded:
     if recipe.evaluate_limit is None:
         return loaded
     most = recipe.evaluate_limit
-    return Loaded(loaded.suite, loaded.path, loaded.every, loaded.items[:most], loaded.pairs[:most])
+    return replace(loaded, items=loaded.items[:most], pairs=loaded.pairs[:most])
 
 
 def metric_of(suite: Suite) -> str:
-    """What the suite's value is: a share, but for ratings."""
+    """What the suite's value is: a share, but for ratings and the gold of what a judge picks."""
     if isinstance(suite, Code):
         return f"pass@{suite.k}"
-    return {"preference": "win rate", "rating": "rating"}.get(suite.kind, "accuracy")
+    names = {"preference": "win rate", "rating": "rating", "graded": "best of N"}
+    return names.get(suite.kind, "accuracy")
 
 
 def _said(item: Prompt) -> list[str]:

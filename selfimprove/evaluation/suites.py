@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from selfimprove.data.labelled import LabelledPair, load_labelled_pairs
+from selfimprove.data.scored import Scored, load_scored
 from selfimprove.data.sources import DataSource, Prompt, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS, program_of
@@ -154,6 +155,36 @@ class RatingSuite(_Judged):
     rubric: str = "mt-bench-single"
 
 
+class GradedSuite(_Checked):
+    """The policy is measured as a judge: it reads the suite's `rubric`, and its scores are held against what responses
+    are worth.
+
+    `checker`: what they are worth, right or wrong as in the suites of that kind; `score`: each row of the data brings a
+    `response` and its own `score`, and nothing is sampled. Else `samples` responses an item are drawn from the model
+    `answers_of` (`base`: the run's own, before any training). Likelihoods are that model's in any case. `reference`:
+    the judge sees the item's reference. A response is good from a gold of `good_from`.
+    """
+
+    kind: Literal["graded"]
+    checker: Literal["exact_match", "math", "score"] = "exact_match"
+    normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
+    answers_of: str = "base"
+    samples: Positive = 4
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    rubric: str = "self-judge"
+    reference: bool = False
+    good_from: float = 1.0
+
+    @model_validator(mode="after")
+    def _sampled_or_given(self) -> Self:
+        sampling = {"samples", "max_new_tokens", "temperature", "top_p", "temperatures", "normalize"}
+        if self.checker == "score" and (extra := sampling & self.model_fields_set):
+            raise ValueError(f"checker score takes the data's responses; leave {', '.join(sorted(extra))} out")
+        if self.samples > 1 and not (self.temperature or self.temperatures):
+            raise ValueError(f"{self.samples} samples an item are all the same at temperature 0; set `temperature`")
+        return self
+
+
 class JudgeSuite(_Suite):
     """Pairs of answers with a known better one, to measure a judge with: `selfimprove eval judge`."""
 
@@ -163,20 +194,32 @@ class JudgeSuite(_Suite):
     max_missing: Share = 0.1
 
 
-Suite = ExactMatch | MultipleChoice | Math | Code | SelfCorrection | PreferenceSuite | RatingSuite | JudgeSuite
+Suite = (
+    ExactMatch
+    | MultipleChoice
+    | Math
+    | Code
+    | SelfCorrection
+    | GradedSuite
+    | PreferenceSuite
+    | RatingSuite
+    | JudgeSuite
+)
 _KINDS: dict[str, type[_Suite]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(Suite)}
 _ADAPTER: TypeAdapter[Suite] = TypeAdapter(Annotated[Suite, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A suite and its items: `every` one for the leak gate, and those within its limit, which are asked."""
+    """A suite and its items: `every` one for the leak gate, and those within its limit, which are asked. `scored`: the
+    responses that the data bring with them."""
 
     suite: Suite
     path: Path
     every: list[Prompt]
     items: list[Prompt]
     pairs: list[LabelledPair]
+    scored: list[Scored] = field(default_factory=list)
 
 
 def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any] | None = None) -> Loaded:
@@ -198,7 +241,8 @@ def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any]
     places = [*search, path.parent] if change and "data" in change else [path.parent, *search]
     try:
         pairs = load_labelled_pairs(suite.data, places) if isinstance(suite, JudgeSuite) else []
-        every = [] if isinstance(suite, JudgeSuite) else load_prompts(suite.data, places)
+        given, scored = load_scored(suite.data, places) if _brings_scores(suite) else ([], [])
+        every = given if scored or isinstance(suite, JudgeSuite) else load_prompts(suite.data, places)
     except InputError as error:
         if not suite.data.hub:
             raise
@@ -207,7 +251,7 @@ def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any]
             "in a recipe"
         ) from error
     _check_items(suite, path, every)
-    return Loaded(suite, path, every, every[: suite.limit], pairs[: suite.limit])
+    return Loaded(suite, path, every, every[: suite.limit], pairs[: suite.limit], scored)
 
 
 def _parsed(path: Path, change: dict[str, Any]) -> Suite:
@@ -254,10 +298,17 @@ def _explained(path: Path, error: Any, values: dict[str, Any], change: dict[str,
     return f"{where}: not a suite: key `{key}`: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 
+def _brings_scores(suite: Suite) -> bool:
+    return isinstance(suite, GradedSuite) and suite.checker == "score"
+
+
 def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
     tests = getattr(suite, "tests", None)
     for item in items:
-        if item.answer is None and tests is None and not isinstance(suite, _Judged):
+        if isinstance(suite, GradedSuite) and suite.reference and item.answer is None and not item.references:
+            raise InputError(f"{path}: item {item.id!r} has no answer to show as the reference (`reference: true`)")
+        needs_none = isinstance(suite, _Judged) or _brings_scores(suite)
+        if item.answer is None and tests is None and not needs_none:
             raise InputError(f"{path}: item {item.id!r} has no answer")
         if isinstance(suite, MultipleChoice) and item.right_choice is None:
             raise InputError(f"{path}: item {item.id!r}: its answer {item.answer!r} is none of its choices")

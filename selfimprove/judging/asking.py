@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.artefacts import digest_of
 from selfimprove.chat import Message, render_example
 from selfimprove.data.rows import Response, Responses
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judging.digits import DIGITS, digit_tokens
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
@@ -18,6 +21,9 @@ from selfimprove.recipe_sections import Prices, Reader
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
+
+
+_OWN = "its own model"
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Judge:
     @property
     def name(self) -> str:
         """For people: `alpaca-eval by gpt-4-1106-preview`."""
+        if self.policy and self.policy.name == _OWN:
+            return self.rubric.name
         by = self.policy.name if self.policy else self.reader.server.model if self.reader.server else "nobody"
         return f"{self.rubric.name} by {by}"
 
@@ -63,7 +71,8 @@ class Asked:
 
 
 def find_judge(loop: Inference, reader: Reader | None, rubric: str, policy: Policy | None = None) -> Judge:
-    """The judge that a recipe or a suite names; `policy` reads it where it names no one. Nothing is asked yet.
+    """The judge that a recipe or a suite names; a rubric with a model of its own is read by that, and by `policy` where
+    no one is named. Nothing is asked yet.
 
     Raises InputError for a rubric, a policy or a server that is not to be had, and where nobody reads.
     """
@@ -72,14 +81,51 @@ def find_judge(loop: Inference, reader: Reader | None, rubric: str, policy: Poli
     if reader.server:
         reader.server.connection().key()  # said now if it is missing
         return Judge(found, reader, None)
-    if reader.model is not None:
-        policy = resolve_policy(reader.model, short_name(reader.model), loop.recipe.trust_remote_code)
+    policy = named_reader(reader, found, "judge", loop.recipe.trust_remote_code) or policy
     if policy is None:
         raise InputError(
             "judge: nobody reads the rubric; give a judge (`--judge`, or `judge:` in the suite): `model`, a policy "
             "that is read here, or `server`, with its base_url and model"
         )
     return Judge(found, reader, policy)
+
+
+def rating_rubric(name: str, search: Sequence[Path], where: str) -> Rubric:
+    """A rubric that rates one response. InputError, naming the recipe's key `where`, for one that is not there or
+    compares two."""
+    with under(where):
+        rubric = load_rubric(name, search)
+    if rubric.options.of != "one":
+        raise InputError(f"{where}.rubric: {name} compares two responses; one that rates is needed")
+    return rubric
+
+
+def named_reader(reader: Reader, rubric: Rubric, where: str, trust_remote_code: bool = False) -> Policy | None:
+    """The policy that a section (at the key `where`) names to read its rubric, or else the rubric's own; None where
+    there is neither, or a server reads. InputError where it is not to be had, or has no tokens for digits."""
+    if reader.model is not None:
+        with under(where):
+            policy = resolve_policy(reader.model, short_name(reader.model), trust_remote_code)
+    elif rubric.policy is None or reader.server is not None:
+        return None
+    else:
+        try:
+            policy = resolve_policy(rubric.policy, _OWN, trust_remote_code)
+        except InputError as error:
+            raise InputError(f"{where}.rubric: the judge {rubric.name} cannot be read: {error}") from error
+    if rubric.options.parser == "digits":
+        digit_tokens(load_tokenizer(policy))
+    return policy
+
+
+@contextmanager
+def under(where: str) -> Iterator[None]:
+    """What begins with its key (`model: no folder ...`) is said with the whole one."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(f"{where}.{text}" if text.startswith(("model: ", "rubric: ")) else text) from error
 
 
 def short_name(model: str) -> str:
@@ -91,8 +137,8 @@ def ask_judge(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Me
     """Verdicts on all questions, in durable steps."""
     if judge.policy is None:
         return _by_server(loop, judge, questions, label)
-    if judge.rubric.options.parser == "labels":
-        return _by_labels(loop, judge, judge.policy, questions, label)
+    if judge.rubric.options.parser in ("labels", "digits"):
+        return _by_first_tokens(loop, judge, judge.policy, questions, label)
     written = loop.ask(judge.policy, questions, judge.rubric.max_new_tokens, label)
     verdicts = {id: judge.rubric.parse(written[id].text) if id in written else (None, _TOO_LONG) for id in questions}
     tokens = [sum(counts) for counts in zip(*((w.prompt_tokens, w.tokens) for w in written.values()), strict=True)]
@@ -102,17 +148,21 @@ def ask_judge(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Me
 _TOO_LONG = "longer than the judge's context"
 
 
-def _by_labels(
+def _by_first_tokens(
     loop: Inference, judge: Judge, policy: Policy, questions: Mapping[str, Sequence[Message]], label: str
 ) -> Asked:
-    """The two labels' probabilities as the beginning of the policy's answer: what a server would list of its first
-    token, without sampling anything. A label of several tokens counts as a whole."""
-    assert judge.rubric.options.labels
-    tokenizer = load_tokenizer(policy)
-    labels = judge.rubric.options.labels
+    """The probabilities of the two labels, or of the ten digits, as the beginning of the policy's answer: what a server
+    would list of its first token, without sampling anything. A label of several tokens counts as a whole."""
+    tokenizer, labels = load_tokenizer(policy), judge.rubric.options.labels or tuple(DIGITS)
     probe: list[Message] = [{"role": "user", "content": "question"}]
-    ids = [tuple(render_example(tokenizer, probe, one)[1][:-1]) for one in labels]  # without the end of turn
-    rendered = loop.rendered_for(policy, questions, max(map(len, ids)), label)
+    opening: tuple[int, ...] = ()
+    if judge.rubric.options.labels:
+        ids = [tuple(render_example(tokenizer, probe, one)[1][:-1]) for one in labels]  # without the end of turn
+    else:
+        opening, digits = digit_tokens(tokenizer)
+        ids = [(digit,) for digit in digits]
+    rendered = loop.rendered_for(policy, questions, len(opening) + max(map(len, ids)), label)
+    rendered = [replace(prompt, prompt_ids=prompt.prompt_ids + opening) for prompt in rendered]
     by_prompt = {
         prompt.id: [
             Response(prompt.id, i, one, "stop", text) for i, (one, text) in enumerate(zip(ids, labels, strict=True))
@@ -129,7 +179,7 @@ def _by_labels(
 
 
 def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Message]], label: str) -> Asked:
-    log_probs = judge.reader.log_probs if judge.rubric.options.parser == "labels" else 0
+    log_probs = judge.reader.log_probs if judge.rubric.options.parser in ("labels", "digits") else 0
     # Equal questions (an instruction that is there twice, with equal outputs) are asked and paid for once.
     written = {id: json.dumps([dict(turn) for turn in messages]) for id, messages in questions.items()}
     asked_as: dict[str, str] = {}
@@ -146,8 +196,8 @@ def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[M
     plain = sum(not row["log_probs"] for row in rows if not row["missing"])
     if log_probs and plain:
         loop.note(
-            f"{label}: {judge.name} gave no log-probs for {plain} of {len(rows)} questions; there the preference is "
-            "what it wrote, 0 or 1, and not weighted"
+            f"{label}: {judge.name} gave no log-probs for {plain} of {len(rows)} questions; there the verdict is what "
+            "it wrote, and not weighted"
         )
     tokens = [sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens")]
     by_id = {id: found[asked_as[text]] for id, text in written.items()}

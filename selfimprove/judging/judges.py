@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
+from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.suites import exact_match, normalized
-from selfimprove.judging.asking import ask_judge, find_judge
+from selfimprove.judging.asking import ask_judge, find_judge, named_reader, rating_rubric, under
 from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
-from selfimprove.judging.rubric import load_rubric
 from selfimprove.policy import Policy, resolve_policy
 from selfimprove.recipe_sections import JudgeOptions
 
@@ -54,22 +53,32 @@ def judge_responses(
     return {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}, dict(missing)
 
 
-def check_judge(judge: JudgeOptions, search: Sequence[Path]) -> None:
-    """Finds what the judge needs before anything is trained; `InputError` where it is not to be had."""
+def ranking_of(
+    loop: Loop, responses: Responses, policy: Policy, now: LogProbs, initial: LogProbs
+) -> tuple[Scores, dict[str, int]]:
+    """Scores of the recipe's `judge`, and how many are missing by reason; without one the implicit reward."""
+    if loop.recipe.judge is None:
+        return implicit_reward(responses, now, initial), {}
+    return judge_responses(loop, loop.recipe.judge, responses, policy)
+
+
+def check_judge(
+    judge: JudgeOptions, search: Sequence[Path], where: str = "iterative_dpo.judge", trust_remote_code: bool = False
+) -> None:
+    """Finds what the judge needs before anything is trained; `InputError` where it is not to be had. `where`: the
+    recipe's key, for messages."""
     if judge.kind == "function":
-        load_function(str(judge.function))
+        load_function(str(judge.function), f"{where}.function")
     if judge.kind == "rubric":
-        rubric = load_rubric(str(judge.rubric), search)
-        if rubric.options.of != "one":
-            raise InputError(
-                f"iterative_dpo.judge.rubric: {judge.rubric} compares two responses; one that rates is needed"
-            )
+        rubric = rating_rubric(str(judge.rubric), search, where)
         if judge.server:
-            judge.server.connection().key()  # said now if it is missing
-    if judge.model and judge.kind in ("rubric", "reward_model"):
-        reader = resolve_policy(judge.model, "judge")
-        if reader.adapter and judge.kind == "reward_model":
-            raise InputError(f"iterative_dpo.judge.model: {judge.model} is an adapter; merge it into its base first")
+            judge.server.connection(f"{where}.server").key()  # said now if it is missing
+        named_reader(judge, rubric, where, trust_remote_code)
+    if judge.kind == "reward_model":
+        with under(where):
+            model = resolve_policy(str(judge.model), "judge", trust_remote_code)
+        if model.adapter:
+            raise InputError(f"{where}.model: {judge.model} is an adapter; merge it into its base first")
 
 
 def _exact_match(prompt: RenderedPrompt, response: Response) -> Verdict:

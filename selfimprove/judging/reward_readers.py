@@ -6,17 +6,19 @@ Their model is a second one in memory where another is trained, and is never tra
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.chat import Message, merged_system, render_prompt, stop_ids
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
+from selfimprove.errors import RunFailed
 from selfimprove.judging.chat_server import ChatServer
+from selfimprove.judging.digits import DIGITS, digit_tokens
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Prompts, Rubric, RubricOptions
-from selfimprove.policy import Policy, load_tokenizer, pick_dtype
+from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_dtype
 from selfimprove.run_data import context_tokens
 from selfimprove.sampling import Decoding, Request
 from selfimprove.sampling.journal import Journal
@@ -64,7 +66,7 @@ class PolicyReader:
         self._room = context_tokens(policy.base) - rubric.max_new_tokens
 
     def __call__(self, asked: Sequence[Answered], advance: Advance) -> list[Verdict]:
-        rendered = [self._rendered(_messages(self._rubric, one)) for one in asked]
+        rendered = [_question(self._tokenizer, self._rubric, one) for one in asked]
         fitting = [place for place, ids in enumerate(rendered) if len(ids) <= self._room]
         with _noise_untouched(self._device):
             sampled = self._sampler.sample(
@@ -79,21 +81,40 @@ class PolicyReader:
             found[place] = verdict
         return found
 
-    def _rendered(self, messages: list[Message]) -> tuple[int, ...]:
-        try:
-            return tuple(render_prompt(self._tokenizer, messages))
-        except InputError:
-            if (merged := merged_system(messages)) == messages:
-                raise
-            return tuple(render_prompt(self._tokenizer, merged))  # its template takes no system turn
+
+class DigitReader:
+    """A policy whose score is the expected value of one digit, its first token (`judging/digits.py`): nothing is
+    sampled. It stays in `policy.MODELS`, as `PolicyReader`'s does."""
+
+    def __init__(self, rubric: Rubric, policy: Policy, dtype: str, device: str, batch_tokens: int) -> None:
+        self._rubric, self._policy, self._tokenizer = rubric, policy, load_tokenizer(policy)
+        self._dtype, self._device, self._batch_tokens = pick_dtype(dtype, device), device, batch_tokens
+        self._opening, self._digits = digit_tokens(self._tokenizer)
+        self._room = context_tokens(policy.base) - 1
+
+    def __call__(self, asked: Sequence[Answered], advance: Advance) -> list[Verdict]:
+        from selfimprove.scoring import Group, summed_log_probs
+
+        rendered = [(*_question(self._tokenizer, self._rubric, one), *self._opening) for one in asked]
+        fitting = [place for place, ids in enumerate(rendered) if len(ids) <= self._room]
+        groups = [Group(rendered[place], tuple((digit,) for digit in self._digits)) for place in fitting]
+        with _noise_untouched(self._device):
+            model, as_policy = MODELS.get(self._policy, self._dtype, self._device)
+            with as_policy:
+                scored = summed_log_probs(model, groups, self._batch_tokens, lambda n: advance(n // len(DIGITS)))
+        found: list[Verdict] = [(None, _TOO_LONG)] * len(asked)
+        for place, log_probs in zip(fitting, scored, strict=True):
+            found[place] = self._rubric.parse("", dict(zip(DIGITS, log_probs, strict=True)))
+        return found
 
 
 class ServerReader:
-    """A rubric that is read by a server; all answers must be one model's, also those of different calls."""
+    """A rubric that is read by a server; all answers must be one model's, also those of different calls. `log_probs`:
+    how many of its likeliest first tokens a digit is read from; 0 reads what was written."""
 
-    def __init__(self, rubric: Rubric, server: Server, journal: Journal) -> None:
+    def __init__(self, rubric: Rubric, server: Server, journal: Journal, log_probs: int = 0) -> None:
         self._rubric, self._models = rubric, set[str]()
-        self._judge = ChatServer(server, rubric.max_new_tokens, 0, journal)
+        self._judge = ChatServer(server, rubric.max_new_tokens, log_probs, journal)
 
     def __call__(self, asked: Sequence[Answered], advance: Advance) -> list[Verdict]:
         rows = self._judge.ask([_messages(self._rubric, one) for one in asked], advance)
@@ -103,7 +124,14 @@ class ServerReader:
                 f"reward.server: its answers are of several models, {', '.join(sorted(self._models))}, and cannot be "
                 "compared; raise the reward's `version` to have all of them judged by the one that is served now"
             )
-        return [(None, row["missing"]) if row["missing"] else self._rubric.parse(row["text"]) for row in rows]
+        return [(None, row["missing"]) if row["missing"] else self._read(row) for row in rows]
+
+    def _read(self, row: Mapping[str, Any]) -> Verdict:
+        return self._rubric.parse(row["text"], json.loads(row["log_probs"]) if row["log_probs"] else None)
+
+
+def _question(tokenizer: Any, rubric: Rubric, one: Answered) -> tuple[int, ...]:
+    return tuple(render_prompt(tokenizer, accepted_turns(tokenizer, _messages(rubric, one))))
 
 
 def _messages(rubric: Rubric, one: Answered) -> list[Message]:

@@ -8,8 +8,7 @@ with a failure of its own, and no checker sees it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,17 +17,19 @@ from typing import Any, NamedTuple, TypeVar
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.code_tasks import program_of
 from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judging.asking import named_reader, rating_rubric, under
 from selfimprove.judging.functions import Verdict, function_verdict, load_function
 from selfimprove.judging.math_answers import NO_ANSWER, math_verdict
 from selfimprove.judging.pool import in_order, usable_cores
 from selfimprove.judging.reward_readers import (
+    DigitReader,
     PolicyReader,
     RewardModelReader,
     ServerReader,
     rubric_as_options,
     rubric_of_options,
 )
-from selfimprove.judging.rubric import Rubric, load_rubric
+from selfimprove.judging.rubric import Rubric
 from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem
 from selfimprove.policy import Policy, pick_device, resolve_policy
 from selfimprove.recipe_sections import Reward
@@ -98,9 +99,7 @@ def reward_step(
 
     Not in them: what counts as right (`right_from`), prices, and where a server is.
     """
-    policies = {}
-    if reward.model is not None and reward.kind in ("reward_model", "rubric"):
-        policies["judge"] = resolve_policy(reward.model, "judge", trust_remote_code)
+    policies: dict[str, Policy] = {}
     options: dict[str, Any] = {"kind": reward.kind}
     if reward.kind == "exact_match":
         options["normalize"] = list(reward.normalize)
@@ -108,12 +107,19 @@ def reward_step(
         options |= {"tests": reward.tests, "seconds": reward.seconds}
     elif reward.kind == "function":
         options |= {"function": reward.function, "version": reward.version}
+    elif reward.kind == "reward_model":
+        policies["judge"] = resolve_policy(str(reward.model), "judge", trust_remote_code)
     elif reward.kind == "rubric":
-        options["rubric"] = rubric_as_options(_rating_rubric(reward, search, "reward"))
+        rubric, judge = _rubric_and_reader(reward, search, "reward", trust_remote_code)
+        options["rubric"] = rubric_as_options(rubric)
+        if judge is not None:
+            policies["judge"] = judge.named("judge")
+        elif reward.server is not None:
+            options |= {"server": reward.server.model, "version": reward.version}
+            if rubric.options.parser == "digits":
+                options["log_probs"] = reward.log_probs
     if policies:
         options["dtype"] = dtype
-    elif reward.server is not None and reward.kind == "rubric":
-        options |= {"server": reward.server.model, "version": reward.version}
     execution = {"device": device, "batch_tokens": batch_tokens}
     return options, policies, execution | {"server": reward.server.model_dump() if reward.server else None}
 
@@ -141,10 +147,11 @@ def make_checker(
         look = _read_by(RewardModelReader(policy, options["dtype"], device, execution["batch_tokens"]))
     elif policy is not None:
         rubric = rubric_of_options(options["rubric"])
-        look = _read_by(PolicyReader(rubric, policy, options["dtype"], device, execution["batch_tokens"]))
+        reader = DigitReader if rubric.options.parser == "digits" else PolicyReader
+        look = _read_by(reader(rubric, policy, options["dtype"], device, execution["batch_tokens"]))
     else:
-        server = Server(**execution["server"], where="reward.server")
-        look = _read_by(ServerReader(rubric_of_options(options["rubric"]), server, Journal(journal)))
+        server, listed = Server(**execution["server"], where="reward.server"), options.get("log_probs", 0)
+        look = _read_by(ServerReader(rubric_of_options(options["rubric"]), server, Journal(journal), listed))
     return Checker(look, kind in _COMPARES)
 
 
@@ -160,26 +167,16 @@ def check_reward(
     if reward.kind == "code" and (problem := sandbox_problem()):
         raise InputError(f"{where}: programs cannot be run safely here: {problem}")
     if reward.kind == "rubric":
-        _rating_rubric(reward, search, where)
+        _rubric_and_reader(reward, search, where, trust_remote_code)
         if reward.server:
             if find_spec("openai") is None:
                 raise InputError(f"{where}.server: needs the openai client: pip install openai")
             reward.server.connection(f"{where}.server").key()  # said now if it is missing
-    if reward.model is not None and reward.kind in ("reward_model", "rubric"):
-        with _under(where):
-            judge = resolve_policy(reward.model, "judge", trust_remote_code)
-        if judge.adapter and reward.kind == "reward_model":
+    if reward.kind == "reward_model":
+        with under(where):
+            judge = resolve_policy(str(reward.model), "judge", trust_remote_code)
+        if judge.adapter:
             raise InputError(f"{where}.model: {reward.model} is an adapter; merge it into its base first")
-
-
-@contextmanager
-def _under(where: str) -> Iterator[None]:
-    """What begins with its key (`model: no folder ...`) is said with the whole one."""
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        raise InputError(f"{where}.{text}" if text.startswith(("model: ", "rubric: ")) else text) from error
 
 
 def _exact(steps: Sequence[str], asked: Sequence[Answered], advance: Advance) -> list[Rewarded]:
@@ -251,9 +248,15 @@ def _of_verdict(verdict: Verdict) -> Rewarded:
     return Rewarded(verdict[0], missing=verdict[1])
 
 
-def _rating_rubric(reward: Reward, search: Sequence[Path], where: str) -> Rubric:
-    with _under(where):
-        rubric = load_rubric(str(reward.rubric), search)
-    if rubric.options.of != "one":
-        raise InputError(f"{where}.rubric: {reward.rubric} compares two responses; one that rates is needed")
-    return rubric
+def _rubric_and_reader(
+    reward: Reward, search: Sequence[Path], where: str, trust_remote_code: bool
+) -> tuple[Rubric, Policy | None]:
+    """The reward's rubric, and the policy that reads it; None where a server does. InputError where nobody does."""
+    rubric = rating_rubric(str(reward.rubric), search, where)
+    judge = named_reader(reward, rubric, where, trust_remote_code)
+    if judge is None and reward.server is None:
+        raise InputError(
+            f"{where}: nobody reads the rubric {reward.rubric}; give `model` (a policy) or `server`, or a judge that "
+            "has its own model in its folder (`policy/`), as runs/x/judge"
+        )
+    return rubric, judge

@@ -1,4 +1,5 @@
-"""A rubric: a folder with `prompt.txt` and `rubric.yaml`, which names a parser. It holds no code.
+"""A rubric: a folder with `prompt.txt` and `rubric.yaml`, which names a parser. It holds no code. One with a model in
+it (`policy/`) is a whole judge, as `self_judge` makes them.
 
 `eval/judges/README.md` describes the files. What is judged cannot leave its place in the prompt: see `_unclosed`.
 """
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from selfimprove.chat import Message
 from selfimprove.errors import InputError
+from selfimprove.judging.digits import expected_digit, stated_digit
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.pairwise import label_preference, named_winner
 from selfimprove.shipped import suites_folder
@@ -28,7 +30,7 @@ from selfimprove.shipped import suites_folder
 # The end of a file's name (`prompt-turn-2.txt`), and what its prompt may and what it must hold.
 VARIANTS = ("", "turn-2", "reference", "reference-turn-2")
 _OUTPUTS = {"one": ("response", "response_2"), "pair": ("output_1 output_2", "output_1_turn_2 output_2_turn_2")}
-_JUDGES = {"score": "one", "rating": "one", "verdict": "pair", "labels": "pair"}
+_JUDGES = {"score": "one", "rating": "one", "digits": "one", "verdict": "pair", "labels": "pair"}
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 # What a delimiter's characters become in a text that holds the delimiter. None of these is made ASCII again by NFKC,
@@ -48,12 +50,13 @@ class RubricOptions(BaseModel):
     """`rubric.yaml`.
 
     parser `score`: the last "Score: N"; `rating`: the first [[N]], as in MT-Bench; both within `low` and `high`.
-    `verdict`: [[A]], [[B]] or [[C]] (tie), as in MT-Bench. `labels`: which of two `labels` is the judge's first token.
+    `digits`: the expected value of a first token that is a digit, 0 to 9. `verdict`: [[A]], [[B]] or [[C]] (tie), as in
+    MT-Bench. `labels`: which of two `labels` is the judge's first token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    parser: Literal["score", "rating", "verdict", "labels"]
+    parser: Literal["score", "rating", "digits", "verdict", "labels"]
     of: Literal["one", "pair"] = "one"  # follows from the parser
     low: float | None = None
     high: float | None = None
@@ -66,8 +69,9 @@ class RubricOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _judges_what_its_parser_reads(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "of" not in values:
-            return {**values, "of": _JUDGES.get(str(values.get("parser")), "one")}
+        if isinstance(values, dict):
+            own = {"low": 0, "high": 9, "max_new_tokens": 1} if values.get("parser") == "digits" else {}
+            return {"of": _JUDGES.get(str(values.get("parser")), "one"), **own, **values}
         return values
 
     @model_validator(mode="after")
@@ -82,6 +86,11 @@ class RubricOptions(BaseModel):
                 raise ValueError(f"parser {self.parser!r} needs the keys `low` and `high`, the bounds of its number")
             if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
                 raise ValueError(f"`low` must be below `high`, both finite; found {self.low:g} and {self.high:g}")
+        elif self.parser == "digits":
+            if (self.low, self.high, self.max_new_tokens) != (0, 9, 1):
+                raise ValueError(
+                    "parser 'digits' reads one token from 0 to 9; leave `low`, `high`, `max_new_tokens` out"
+                )
         elif self.low is not None or self.high is not None:
             raise ValueError(f"parser {self.parser!r} reads no number; leave the keys `low` and `high` out")
         if (self.parser == "labels") != (self.labels is not None):
@@ -111,12 +120,14 @@ class Rubric:
     Attributes:
         prompts: by variant: "" (the first turn), "turn-2", "reference", "reference-turn-2".
         digest: sha256 (hex) of all that changes what is asked or how it is read; not of description, source and name.
+        policy: model string of the judge's own model, None where anyone may read the rubric. Not in the digest.
     """
 
     name: str
     options: RubricOptions
     prompts: Mapping[str, Prompts]
     digest: str
+    policy: str | None = None
 
     @property
     def max_new_tokens(self) -> int:
@@ -174,7 +185,7 @@ class Rubric:
         """(value, None), or (None, reason): a verdict that cannot be read is missing, not a low score.
 
         Of one response: its score, within `low` and `high`. Of a pair: the probability that the output shown first is
-        the better one: 1.0, 0.5 (tie) or 0.0; with parser `labels` and `log_probs` anything between.
+        the better one: 1.0, 0.5 (tie) or 0.0; with parser `labels` and `log_probs` anything between, as with `digits`.
 
         Args:
             verdict: the judge's answer.
@@ -183,6 +194,8 @@ class Rubric:
         options = self.options
         if options.labels is not None:
             return label_preference(verdict, log_probs, *options.labels)
+        if options.parser == "digits":
+            return expected_digit(log_probs) if log_probs else stated_digit(verdict)
         if options.parser == "verdict":
             return named_winner(verdict)
         value = _last_score(verdict) if options.parser == "score" else _first_rating(verdict)
@@ -270,7 +283,20 @@ def load_rubric(name: str, search: Sequence[Path]) -> Rubric:
         "prompts": {variant: list(pair) for variant, pair in prompts.items()},
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    return Rubric(name, options, prompts, digest)
+    own = folder / "policy"
+    return Rubric(name, options, prompts, digest, str(own.resolve()) if own.is_dir() else None)
+
+
+def write_rubric(rubric: Rubric, folder: Path) -> None:
+    """The rubric as files in an existing folder, which `load_rubric` reads with the same digest."""
+    options = rubric.options.model_dump(mode="json", exclude_defaults=True)
+    own = ("low", "high", "max_new_tokens") if rubric.options.parser == "digits" else ()
+    kept = {key: value for key, value in options.items() if key not in ("of", *own)}
+    (folder / "rubric.yaml").write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    for variant, (system, user) in rubric.prompts.items():
+        (folder / _file("prompt", variant)).write_text(f"{user}\n", encoding="utf-8")
+        if system is not None or rubric.prompts[""].system is not None:
+            (folder / _file("system", variant)).write_text(f"{system or ''}\n", encoding="utf-8")
 
 
 def _options(file: Path) -> RubricOptions:

@@ -8,6 +8,10 @@ reward is zero everywhere, so the second ranking is M0's length-normalised log-l
 without a consistency the mean. Chosen differently from that code, each with a test: consistencies are kept by
 prompt id, TopOrder compares best and worst, ties count 0 (tau-a), SFT trains no prompt or padding token, and LoRA
 starts as the identity.
+
+A recipe's `judge` takes the place of J, as the ranking that makes the pairs; K stays the implicit reward of theta_{t-1}
+(and in round 1 what `first_round` says), so that C is how far the judge and the previous model agree. This is our
+choice: no paper has it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from selfimprove.data.rows import LogProbs, Responses, Scores
 from selfimprove.judging.agreement import consistency
+from selfimprove.judging.judges import ranking_of
 from selfimprove.judging.pairs import best_and_worst, softened
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
 from selfimprove.policy import Policy
@@ -36,7 +41,7 @@ def cream(loop: Loop) -> Policy:
         responses = loop.sample(policy, round.prompts)  # a. N responses per prompt from theta_t
         now = loop.log_probs(responses, policy)
         initial = loop.log_probs(responses, base)
-        ranking = implicit_reward(responses, now, initial)  # b. J: log pi_t - log pi_0
+        ranking, missing = ranking_of(loop, responses, policy, now, initial)  # b. J: log pi_t - log pi_0, or a judge's
 
         before: Scores | None  # c. K: the same with theta_{t-1}
         if previous.digest != base.digest:
@@ -66,7 +71,7 @@ def cream(loop: Loop) -> Policy:
 
         # f. theta_{t+1}, with theta_t as the loss reference: its log-probs are the scores made above
         trained = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement, before=before)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement, missing, before)
         if trained.digest != policy.digest:  # kept by the floor, theta_t is not its own predecessor: C would be 1
             policy, previous = trained, policy
         loop.evaluate(policy, round)

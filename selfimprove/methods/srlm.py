@@ -1,11 +1,13 @@
 """SRLM with the implicit reward as judge: CREAM's baseline, which is its loop with C = 1 (arXiv 2410.12735, and
-Yuan et al., arXiv 2401.10020, for self-rewarding; there the judge is prompted, here it is log pi_t - log pi_0)."""
+Yuan et al., arXiv 2401.10020, for self-rewarding; there the judge is prompted, here it is log pi_t - log pi_0).
+A recipe's `judge` takes its place."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from selfimprove.judging.agreement import consistency
+from selfimprove.judging.judges import ranking_of
 from selfimprove.judging.pairs import best_and_worst
 from selfimprove.judging.rewards import implicit_reward
 from selfimprove.policy import Policy
@@ -26,7 +28,7 @@ def srlm(loop: Loop) -> Policy:
         responses = loop.sample(policy, round.prompts)
         now = loop.log_probs(responses, policy)
         initial = loop.log_probs(responses, base)
-        ranking = implicit_reward(responses, now, initial)
+        ranking, missing = ranking_of(loop, responses, policy, now, initial)
         pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)
 
         agreement = before = None
@@ -35,7 +37,7 @@ def srlm(loop: Loop) -> Policy:
             agreement = {prompt.id: consistency(ranking[prompt.id], before[prompt.id]) for prompt, _ in responses}
 
         trained = loop.dpo(policy, pairs, reference=now, round=round)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement=agreement, before=before)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement, missing, before)
         policy, previous = trained, policy
         loop.evaluate(policy, round)
     return loop.kept(policy)

@@ -16,6 +16,7 @@ from rich.text import Text
 from selfimprove.reporting.correction_tables import correction_lines, correction_notes, is_correction
 from selfimprove.reporting.evaluation_json import as_json
 from selfimprove.reporting.events import Event
+from selfimprove.reporting.judge_tables import graded_lines, graded_notes, is_graded, judge_lines, judges_of
 from selfimprove.reporting.preference_tables import label_longer, price
 from selfimprove.reporting.summary import (
     Metric,
@@ -55,7 +56,7 @@ def evaluations_table(events: Sequence[Event]) -> Group:
         parts += [Text("")] if parts else []
         parts += [_line(_title(suite, metric, by_policy), style="italic"), _fitting(by_policy, metric, _suite_table)]
         parts += [_line(sentence) for sentence in _explanations(metric, by_policy)]
-        parts += _corrections(by_policy)
+        parts += [*_corrections(by_policy), *_graded(by_policy)]
         parts += _group_tables(by_policy, metric)
     return Group(*parts)
 
@@ -125,6 +126,18 @@ def _corrections(by_policy: dict[str, Event]) -> list[RenderableType]:
         some = dict(list(own.items())[start : start + 2])
         found += [Text(""), _fitting(some, None, lambda some, _, gap: _beside(some.items(), lines, gap))]
     return found + [_line(note) for note in correction_notes(own)]
+
+
+def _graded(by_policy: dict[str, Event]) -> list[RenderableType]:
+    """Policies as judges, beside what needs none; nothing for other suites."""
+    own = {policy: event for policy, event in by_policy.items() if is_graded(event)}
+    found = list[RenderableType]()
+    for columns, lines in ((judges_of(own), graded_lines()), (own, judge_lines())):
+        for start in range(0, len(columns), 2):
+            some = dict(list(columns.items())[start : start + 2])
+            table = _fitting(some, None, lambda some, _, gap, lines=lines: _beside(some.items(), lines, gap))
+            found += [Text(""), table]
+    return found + [_line(note) for note in graded_notes(own)]
 
 
 def _group_tables(by_policy: dict[str, Event], metric: Metric) -> list[RenderableType]:

@@ -120,7 +120,8 @@ def ordinal(place: int | None) -> str:
 
 def _why(event: Event, example: Any, rows: list[dict[str, Any]]) -> str:
     """One sentence or two: the place of both responses in both rankings, and what their agreement did to the label."""
-    judge = text(event.get("judge")) or "reward"
+    unit = text(dig(event, "rewards", "unit"))
+    judge = "score" if unit == "score" else text(event.get("judge")) or "reward"
     scored = sum(number(row.get("reward")) is not None for row in rows)
     sentences = []
     for side, extreme in (("chosen", "highest"), ("rejected", "lowest")):

@@ -11,7 +11,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfimprove.reporting import correction_plots, evaluation_plots, preference_plots, round_plots, score_plots
+from selfimprove.reporting import (
+    correction_plots,
+    evaluation_plots,
+    judge_plots,
+    preference_plots,
+    round_plots,
+    score_plots,
+)
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.figures import (
     COLOURS,
@@ -68,6 +75,19 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             "How much of the first attempt changed",
             "Edit distance divided by both lengths, in ten bins: at the left, copies and small edits.",
             correction_plots.edit_ratios,
+        ),
+        (
+            "graded",
+            "Answering less: mean gold by coverage",
+            "Highest scores kept first. At the right everything is kept, which is what a random choice is worth.",
+            judge_plots.risk_coverage,
+        ),
+        ("graded", "Best of N by judge", f"{_BARS} Ring: length taken out of the scores.", judge_plots.best_of_n),
+        (
+            "graded",
+            "Calibration of the scores",
+            f"Mean gold in bins of the score. {_BARS} Dashed: a score that means what it says.",
+            judge_plots.calibration,
         ),
         (
             "preference",

@@ -14,7 +14,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.reporting import correction_tables, preference_tables, score_tables, tables
+from selfimprove.reporting import (
+    answer_tables,
+    correction_tables,
+    judge_tables,
+    label_tables,
+    preference_tables,
+    score_tables,
+    tables,
+)
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
 from selfimprove.reporting.examples import examples_of
 from selfimprove.reporting.judged_examples import JudgedExamples, judged_examples
@@ -133,6 +141,22 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             ],
         ),
         (
+            "graded",
+            "How good is it as a judge?",
+            "The policy scores responses whose worth (gold) is known. Every row is over the same responses. "
+            "Correlations are over all of them, or within each prompt; AUROC is for good responses; area is the mean "
+            "gold of the kept over all coverages, highest scores first. Best of N is the mean gold of each prompt's "
+            "response with the highest score; LC: length taken out of the scores first. Intervals come from drawing "
+            "prompts anew with all their responses; differences are paired.",
+            [
+                ("Scores against gold", judge_tables.scores_table(events)),
+                ("Best of N", judge_tables.best_of_n_table(events)),
+                ("Policies less what needs no judge", judge_tables.less_table(events)),
+                ("Calibration", judge_tables.calibration_table(events)),
+                ("Best of N by group", tables.groups_table(events, "graded")),
+            ],
+        ),
+        (
             "preference",
             "Is it preferred?",
             "On every instruction a judge compares the policy's output with the opponent's; the win rate is the mean "
@@ -141,7 +165,8 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             "length there. Published numbers compare only with the setting 'as published' (AlpacaEval's instructions "
             "and opponent) and the same judge. Intervals come from drawing the instructions anew. Missing judgements "
             "are in no rate. Flips are instructions whose winner changed with the order of the outputs; first shown, "
-            "the share of judgements that the output shown first won, is 50% for a judge that does not care.",
+            "the share of judgements that the output shown first won, is 50% for a judge that does not care. A judge "
+            "that rates one output is asked about each by itself, in no order; the higher score wins.",
             [
                 ("Win rates", preference_tables.win_rates_table(events)),
                 ("Judgements, lengths and cost", preference_tables.judgements_table(events)),
@@ -160,8 +185,9 @@ def _parts(events: Sequence[Event]) -> list[Part]:
         (
             "judge",
             "Can the judge be trusted?",
-            "The judge was asked about pairs whose better output is known. Accuracy is the mean over both orders; "
-            "guessing gives 50%. Where several people labelled each pair, one annotator after another is left out: the "
+            "The judge was asked about pairs whose better output is known. Accuracy is the mean over both orders, or "
+            "that of the higher score where each output was rated by itself; guessing gives 50%. "
+            "Where several people labelled each pair, one annotator after another is left out: the "
             "ceiling is how often the one left out agrees with the majority of the others, the agreement with people "
             "how often the judge does. No judge can be expected to pass the ceiling. "
             "Longer preferred: among the decided pairs, those in which the longer output won; by the labels it should "
@@ -172,11 +198,23 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             ],
         ),
         (
+            "answers",
+            "What was scored, answered and declined?",
+            "The histogram counts responses by their scores, rounded. Held-out figures are of the prompts that the "
+            "threshold was chosen on, so they are optimistic.",
+            [
+                ("Scores", answer_tables.scores_table(events)),
+                ("Histogram", answer_tables.histogram_table(events)),
+                ("Answers", answer_tables.answers_table(events)),
+                ("The first answers", answer_tables.first_answers_table(events)),
+            ],
+        ),
+        (
             "agreement",
             "Do two successive models rank alike?",
             "Both rank the same responses of every prompt. Kendall's tau is 1 for equal rankings, 0 for unrelated "
             "ones, -1 for opposite ones; a tied pair counts 0. The consistency C is what the recipe's measure makes "
-            "of it, from 0 to 1.",
+            "of it, from 0 to 1. A recipe's `judge` ranks in the place of the newer model.",
             [("Agreement", tables.agreement_table(events))],
         ),
         (
@@ -210,6 +248,19 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             "A trace is a first attempt of the policy with its second one behind it. Counts of traces, by what became "
             "of the first attempt.",
             [("Traces", score_tables.traces_table(events))],
+        ),
+        (
+            "labels",
+            "What did the judge learn from?",
+            "z1 is the model's own grade of a response, the reference before it: the expected value of a digit. z2 "
+            "is the cosine of the response's and the reference's sentence embeddings. The label is made of both. Cut: "
+            "responses that were too long. Error: how far the expected digit is from the label; KL: from the pass with "
+            "the reference to the one without.",
+            [
+                ("Labels", label_tables.labels_table(events)),
+                ("Some labels", label_tables.labelled_table(events)),
+                ("Training of the judge", label_tables.judge_training_table(events)),
+            ],
         ),
         ("training", "Training", "", [("Training stages", tables.training_table(events))]),
         (

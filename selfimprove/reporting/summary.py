@@ -109,8 +109,8 @@ def evaluations_of(events: Sequence[Event], kind: str | None = None) -> dict[str
 
 @dataclass(frozen=True)
 class Metric:
-    """What an evaluation measures. `kind` is "accuracy" (a share of items solved), "preference", "rating" or "other";
-    `scale` makes percentages of shares and leaves the rest as it is."""
+    """What an evaluation measures. `kind` is "accuracy" (a share of items solved), "preference", "rating", "graded"
+    (the gold of what a judge picks) or "other"; `scale` makes percentages of shares and leaves the rest as it is."""
 
     name: str
     kind: str
@@ -132,6 +132,8 @@ def metric_of(evaluation: Any) -> Metric:
         return Metric(name, "preference", 100, 1)
     if name == "rating":
         return Metric(name, "rating", 1, 2)
+    if name == "best of N":
+        return Metric(name, "graded", 1, 3)
     # only shares are shown as percentages; what another metric counts is not known here
     return Metric(name, "other", 1, 3)
 
@@ -211,6 +213,8 @@ STAGES = {
     "sft": "SFT",
     "dpo": "DPO",
     "score": "SCoRe",
+    "similarity": "similarity",
+    "judge": "training of the judge",
     "reward_model": "reward model",
     "function": "judge function",
     "ask_server": "judging",

@@ -199,7 +199,7 @@ def run_training(trainer: Any, folder: Path, callback: Checkpoints) -> None:
         callback.finish(trainer)
 
 
-def _padded(rows: list[dict[str, Any]], multiple: int, blank: Callable[[dict[str, Any]], dict[str, Any]]) -> Dataset:
+def padded(rows: list[dict[str, Any]], multiple: int, blank: Callable[[dict[str, Any]], dict[str, Any]]) -> Dataset:
     """Rows filled up with blank ones to whole global batches, so that no process repeats or drops a real row."""
     missing = -len(rows) % multiple
     return Dataset.from_list(rows + [blank(rows[0])] * missing)
@@ -227,7 +227,7 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
         }
         for row in read_rows(folder / "inputs" / "examples.arrow")
     ]
-    data = _padded(rows, options["batch_size"], lambda row: {**row, "labels": [-100] * len(row["labels"])})
+    data = padded(rows, options["batch_size"], lambda row: {**row, "labels": [-100] * len(row["labels"])})
     trainer = SFTTrainer(
         model=trainable_model(policy, options, device, task["seed"]),
         args=SFTConfig(
@@ -258,7 +258,7 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
         }
         for row in read_rows(folder / "inputs" / "pairs.arrow")
     ]
-    data = _padded(rows, options["batch_size"], lambda row: {**row, "weight": 0.0})
+    data = padded(rows, options["batch_size"], lambda row: {**row, "weight": 0.0})
     tokenizer = fresh_tokenizer(policy)
     trainer = PreferenceTrainer(
         model=trainable_model(policy, options, device, task["seed"]),

@@ -1,0 +1,81 @@
+"""Tables of what `self_judge` learned from: labels, the two signals in them, and how the training went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfimprove.reporting.events import Event
+from selfimprove.reporting.score_stages import mean_and_error
+from selfimprove.reporting.summary import count, dig, fixed, numbers, of_kind, round_number, text
+from selfimprove.reporting.tables import Table, as_dict, as_list
+
+_FIGURES = {
+    "error/reference": "error with the reference, digits",
+    "error/plain": "error without, digits",
+    "ce_reference": "CE with the reference, nats",
+    "ce_plain": "CE without, nats",
+    "kl": "KL, nats",
+}
+
+
+def labels_table(events: Sequence[Event]) -> Table:
+    """One row for each round: how many responses got which label, and how the two signals agree."""
+    rows = []
+    for event in of_kind(events, "labels"):
+        missing = as_dict(event.get("missing"))
+        rows.append(
+            [
+                str(round_number(event)),
+                count(event.get("responses")),
+                count(event.get("examples")),
+                *(count(one) for one in as_list(event.get("labels"))),
+                fixed(event.get("agreement"), 2, sign=True),
+                *(_spread(event, name) for name in ("self_evaluation", "similarity")),
+                ", ".join(f"{why}: {count(n)}" for why, n in missing.items()),
+                count(event.get("cut")),
+            ]
+        )
+    columns = ["round", "responses", "examples", *(f"label {digit}" for digit in range(10))]
+    columns += ["z1 and z2, Spearman", "z1, median [10, 90%]", "z2, median [10, 90%]", "missing", "cut"]
+    return Table(columns, rows)
+
+
+def _spread(event: Event, name: str) -> str:
+    low, middle, high = (fixed(dig(event, name, key), 2) for key in ("low", "median", "high"))
+    return f"{middle} [{low}, {high}]" if middle else ""
+
+
+def labelled_table(events: Sequence[Event]) -> Table:
+    """Some responses with their signals and labels, lowest labels first."""
+    rows = [
+        [
+            str(round_number(event)),
+            text(one.get("prompt")),
+            text(one.get("reference")),
+            text(one.get("response")),
+            fixed(one.get("self_evaluation"), 2),
+            fixed(one.get("similarity"), 2),
+            count(one.get("label")),
+        ]
+        for event in of_kind(events, "labels")
+        for one in map(as_dict, as_list(event.get("shown")))
+    ]
+    return Table(["round", "instruction", "reference", "response", "z1", "z2", "label"], rows)
+
+
+def judge_training_table(events: Sequence[Event]) -> Table:
+    """The first and the last quarter of every judge's training: means, with their standard errors."""
+    rows = []
+    for event in of_kind(events, "training"):
+        history = [as_dict(row) for row in as_list(event.get("history"))]
+        if event.get("stage") != "judge" or not history:
+            continue
+        size = max(1, len(history) // 4)
+        for name, part in (("first quarter", history[:size]), ("last quarter", history[-size:])):
+            cells = []
+            for key in _FIGURES:
+                values = numbers([row.get(key) for row in part])
+                mean, error = mean_and_error(values) if values else (None, None)
+                cells.append(fixed(mean, 3) + (f" ± {fixed(error, 3)}" if error is not None else ""))
+            rows.append([text(event.get("policy")), name, str(len(part)), *cells])
+    return Table(["judge", "steps", "of them", *_FIGURES.values()], rows)

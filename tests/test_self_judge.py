@@ -1,0 +1,161 @@
+"""Self-J end to end on a tiny model: what is asked, what is learned, and the judge folder that others load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_jsonl
+from rich.console import Console
+
+import selfimprove
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.judging.digits import digit_tokens, question_ids
+from selfimprove.judging.rubric import load_rubric
+from selfimprove.policy import load_tokenizer, resolve_policy
+from selfimprove.recipe import Recipe
+from selfimprove.reporting.terminal import Progress
+from selfimprove.training.judge_trainer import JudgeTrainer, QuestionCollator
+
+pytest.importorskip("sentence_transformers")
+
+
+@pytest.fixture
+def judge_recipe(tiny_recipe: Callable[..., Recipe], tiny_data: Path) -> Callable[..., Recipe]:
+    rows = [{"prompt": f"Say {word} {n}", "answer": f"{word} {n}"} for word in ("cat", "dog", "sun") for n in range(4)]
+    write_jsonl(tiny_data / "labelled.jsonl", rows)
+
+    def make(**changes: Any) -> Recipe:
+        given: dict[str, Any] = {
+            "data": {"prompts": "labelled.jsonl", "prompts_per_round": 6},
+            "sampling": {"n": 2, "max_new_tokens": 6},
+            "rounds": 1,
+            "training": {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3, "epochs": 3, "max_length": 512},
+            "gates": {"disabled": ["degeneration"]},
+            "evaluate": [],
+        }
+        for name, value in changes.items():
+            given[name] = {**given[name], **value} if isinstance(given.get(name), dict) else value
+        return tiny_recipe("self_judge", **given)
+
+    return make
+
+
+def run(recipe: Recipe) -> Any:
+    return selfimprove.run(recipe, Progress(Console(quiet=True)))
+
+
+def events_of(result: Any, kind: str) -> list[dict[str, Any]]:
+    return [event for event in result.events if event["event"] == kind]
+
+
+def test_a_judge_is_trained_and_anyone_can_load_it(judge_recipe: Callable[..., Recipe]) -> None:
+    recipe = judge_recipe()
+    result = run(recipe)
+    (labels,) = events_of(result, "labels")
+    assert labels["responses"] == 12 and sum(labels["labels"]) == labels["examples"] > 0
+    (training,) = events_of(result, "training")
+    first, last = training["history"][0], training["history"][-1]
+    assert last["ce_reference"] < first["ce_reference"]
+    assert last["error/plain"] < first["error/plain"]
+    folder = Path(recipe.output) / "judge"
+    judge = load_rubric(str(folder), [])
+    assert judge.digest == load_rubric("self-judge", []).digest
+    assert judge.policy is not None
+    assert resolve_policy(judge.policy).digest == result.policy.digest
+    assert json.loads((folder / "judge.json").read_text())["policy_digest"] == result.policy.digest
+    assert "What did the judge learn from?" in Path(result.report).read_text()
+    again = run(recipe)
+    assert all(event["reused"] for event in events_of(again, "step")[len(events_of(result, "step")) :])
+
+
+def test_only_the_signal_that_counts_is_needed_for_a_label(judge_recipe: Callable[..., Recipe]) -> None:
+    both, alone = run(judge_recipe()), run(judge_recipe(self_judge={"self_evaluation": 0.0}))
+    told = [
+        {(one["response"], one["prompt"]): one for one in events_of(run, "labels")[-1]["shown"]}
+        for run in (both, alone)
+    ]
+    similar = [one["similarity"] for one in told[1].values()]
+    by_label = [one["label"] for one in told[1].values()]
+    assert sorted(zip(similar, by_label, strict=True)) == sorted(zip(sorted(similar), sorted(by_label), strict=True))
+
+
+def test_rounds_are_graded_by_the_judge_before(judge_recipe: Callable[..., Recipe]) -> None:
+    result = run(judge_recipe(rounds=2))
+    steps = [event["label"] for event in events_of(result, "step")]
+    assert "self-evaluation with the reference (M0)" in steps and "self-evaluation with the reference (M1)" in steps
+    starts = [event["start_digest"] for event in events_of(result, "training")]
+    assert starts[0] == starts[1]  # restart: every judge begins as the judged model
+    assert result.policy.name == "M2"
+
+
+def test_labels_survive_the_cut_off(judge_recipe: Callable[..., Recipe], tiny_model: Path) -> None:
+    tokenizer, rubric = load_tokenizer(resolve_policy(str(tiny_model))), load_rubric("self-judge", [])
+    values = {"instruction": "Say cat", "response": "cat " * 400, "reference": "cat"}
+    whole = question_ids(tokenizer, rubric, values, "reference", 10**6)
+    assert whole is not None and not whole.cut
+    empty = question_ids(tokenizer, rubric, {**values, "response": ""}, "reference", 10**6)
+    for most in (len(whole.ids), len(whole.ids) - 1, len(empty.ids) + 40):
+        found = question_ids(tokenizer, rubric, values, "reference", most)
+        assert found is not None and len(found.ids) <= most and found.cut == (most < len(whole.ids))
+        assert found.ids[-20:] == whole.ids[-20:]  # what asks for the digit is still the end
+        assert found.ids[:30] == whole.ids[:30]
+    assert question_ids(tokenizer, rubric, values, "reference", len(empty.ids) - 1) is None
+
+
+def test_a_digit_is_the_first_token_that_is_predicted(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(resolve_policy(str(tiny_model)))
+    digits = digit_tokens(tokenizer)
+    assert [tokenizer.decode([one]).strip() for one in digits.ids] == list("0123456789")
+
+
+def test_the_trainers_loss_is_the_plain_one_row_by_row(tiny_model: Path, tmp_path: Path) -> None:
+    """Padding, the two questions in one forward and the weights change nothing: an unbatched forward says the same."""
+    from transformers import AutoModelForCausalLM, TrainingArguments
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    rows = [
+        {"reference_ids": [1, 5, 6, 7, 8, 9], "plain_ids": [1, 5, 9], "label": 3, "weight": 1.0},
+        {"reference_ids": [1, 9, 7], "plain_ids": [1, 7], "label": 0, "weight": 1.0},
+        {"reference_ids": [1, 9, 7], "plain_ids": [1, 7], "label": 0, "weight": 0.0},
+    ]
+    digit_ids, weights = list(range(20, 30)), {"ce_reference": 1.0, "ce_plain": 0.3, "distillation": 2.0}
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    trainer = JudgeTrainer(model=model, args=arguments, digit_ids=digit_ids, weights=weights)
+    loss = trainer.compute_loss(model, QuestionCollator(0)(rows))
+    total = torch.zeros(())
+    for row in rows[:2]:
+        reference, plain = (
+            model(torch.tensor([row[name]])).logits[0, -1].log_softmax(dim=0) for name in ("reference_ids", "plain_ids")
+        )
+        target = digit_ids[row["label"]]
+        kl = sum(reference[i].exp() * (reference[i] - plain[i]) for i in range(len(plain)))
+        total = total - reference[target] - 0.3 * plain[target] + 2 * kl
+    torch.testing.assert_close(loss, total / 3, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"self_judge": {"rubric": "five-points"}}, "self_judge.rubric: five-points has parser 'score'"),
+        ({"self_judge": {"embedding": "./nowhere"}}, "self_judge.embedding: './nowhere' is no folder"),
+        ({"self_judge": {"ce_plain": 0.0, "distillation": 0.0}}, "nothing would teach the judge"),
+        ({"data": {"prompts": "unanswered.jsonl", "prompts_per_round": 4}}, r"data\.prompts: prompt .* has no answer"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sampled(
+    judge_recipe: Callable[..., Recipe], tiny_data: Path, changes: dict[str, Any], said: str
+) -> None:
+    write_jsonl(tiny_data / "unanswered.jsonl", [{"prompt": f"Say {n}"} for n in range(4)])
+    with pytest.raises(InputError, match=said):
+        run(judge_recipe(**changes))
+
+
+def test_one_label_for_all_is_nothing_to_learn(judge_recipe: Callable[..., Recipe], tiny_data: Path) -> None:
+    write_jsonl(tiny_data / "one.jsonl", [{"prompt": "Say cat", "answer": "cat"}])
+    with pytest.raises(RunFailed, match="not two different ones"):
+        run(judge_recipe(data={"prompts": "one.jsonl", "prompts_per_round": 1}, sampling={"temperature": 1e-3}))
