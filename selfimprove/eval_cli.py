@@ -62,6 +62,7 @@ def suite(
     data: Annotated[Path | None, typer.Option(help="A file with the suite's items, instead of its own.")] = None,
     limit: LimitOption = None,
     annotations: Annotated[Path | None, typer.Option(help="alpaca: a file of preferences, any models.")] = None,
+    responses: Annotated[Path | None, typer.Option(help="longen: a file of texts that are there.")] = None,
     corrected: Annotated[
         bool, typer.Option(help="alpaca: length control without the two oddities of the published one.")
     ] = False,
@@ -72,26 +73,34 @@ def suite(
     backend: BackendOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure policies on a suite; an interrupted evaluation goes on. `alpaca --annotations FILE`: win rates."""
+    """Measure policies on a suite; an interrupted evaluation goes on. `alpaca --annotations FILE`: win rates;
+    `longen --responses FILE`: lengths of texts."""
+    unread: dict[str, Any] = {
+        "--against": against,
+        "--judge": judge,
+        "--rubric": rubric,
+        "--order": order,
+        "--data": data,
+    }
+    unread |= {"--output": output, "key=value": changes or None}
     if annotations is not None:
         if suite != "alpaca" or policy:
             raise InputError(
                 "--annotations belongs to `eval alpaca` and needs no --policy: the file holds the verdicts"
             )
-        unread: dict[str, Any] = {
-            "--against": against,
-            "--judge": judge,
-            "--rubric": rubric,
-            "--order": order,
-            "--data": data,
-        }
-        unread |= {"--limit": limit, "--output": output, "key=value": changes or None}
-        if useless := [name for name, value in unread.items() if value is not None]:
-            raise InputError(f"--annotations holds the verdicts already, so {', '.join(useless)} would change nothing")
+        if useless := _given({**unread, "--limit": limit, "--responses": responses}):
+            raise InputError(f"--annotations holds the verdicts already, so {useless} would change nothing")
         _win_rates(annotations, corrected, 0.1 if max_missing is None else max_missing, as_json)
         return
+    if responses is not None:
+        asked = {"--policy": policy or None, "--max-missing": max_missing, "--corrected": corrected or None}
+        if useless := _given(unread | asked):
+            raise InputError(f"--responses holds the texts already and no judge reads them, so leave {useless} out")
+        _length_scores(suite, responses, limit, as_json)
+        return
     if not policy:
-        needed = "--policy, or --annotations FILE.csv," if suite == "alpaca" else "--policy"
+        files = {"alpaca": "--annotations FILE.csv,", "longen": "--responses FILE.jsonl,"}
+        needed = f"--policy, or {files[suite]}" if suite in files else "--policy"
         raise InputError(f"eval {suite}: {needed} is missing")
     if corrected:
         raise InputError("--corrected belongs to --annotations; write the verdicts of this evaluation there afterwards")
@@ -282,6 +291,22 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"{text!r}: the value is not valid YAML: {error}") from error
     return changes
+
+
+def _given(options: dict[str, Any]) -> str:
+    """The names of the options that were given."""
+    return ", ".join(name for name, value in options.items() if value is not None)
+
+
+def _length_scores(suite: str, responses: Path, limit: int | None, as_json: bool) -> None:
+    from selfimprove.evaluation.longen import score_responses
+    from selfimprove.reporting import evaluation_tables
+
+    event = score_responses(responses, suite, limit)
+    if as_json:
+        print(json.dumps(evaluation_tables.as_json([event])))
+        return
+    out.print(evaluation_tables.evaluations_table([event]))
 
 
 def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: bool) -> None:

@@ -24,6 +24,7 @@ from selfimprove.recipe_sections import (
     Sampling,
     Score,
     SelfJudge,
+    SelfLengthen,
     Sft,
     Star,
     Strict,
@@ -34,11 +35,11 @@ from selfimprove.recipe_sections import (
 from selfimprove.shipped import recipe_file
 
 _Method = Literal[
-    "sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "evaluate", "evaluate_judge",
-    "judge_file", "answer",
+    "sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "self_lengthen",
+    "evaluate", "evaluate_judge", "judge_file", "answer",
 ]  # fmt: skip
 # What only the method of that name reads.
-_METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star", "self_judge", "judge_file", "answer")
+_METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file", "answer")
 # Those that rank by the implicit reward, or by `judge` in its place.
 _SELF_REWARDED = ("cream", "srlm")
 
@@ -62,6 +63,7 @@ class Recipe(Strict):
     score: Score = Score()
     star: Star = Star()
     self_judge: SelfJudge = SelfJudge()
+    self_lengthen: SelfLengthen = SelfLengthen()
     judge_file: JudgeFile = JudgeFile()
     answer: Answer = Answer()
     evaluate: tuple[SuiteChoice, ...] = ()
@@ -104,7 +106,9 @@ class Recipe(Strict):
         needs = {
             "sft": ("seed",),
             "dpo": ("pairs",),
-            **dict.fromkeys(("iterative_dpo", "score", "star", "self_judge", "judge_file"), ("prompts",)),
+            **dict.fromkeys(
+                ("iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file"), ("prompts",)
+            ),
             "answer": (),
             "evaluate": (),
             "evaluate_judge": (),

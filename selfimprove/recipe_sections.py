@@ -422,6 +422,39 @@ class Answer(Strict):
         return n, (0.8 if n > 1 else 0.0) if self.temperature is None else self.temperature
 
 
+class SelfLengthen(Strict):
+    """Self-Lengthen's own options; see `selfimprove/methods/self_lengthen.py`.
+
+    language: whose rules a text must keep. instructions: new ones a round by self-instruct, in at most `instruct_tries`
+    tries from a pool that begins anew every `pool_restart`; 0 takes the round's prompts as they are. initial: answers
+    to each, extensions: longer versions of each, with their tries; micro_iterations: how often one grows. growth:
+    how many times the words of the answer it must have. low, high: words of what the final model learns, with length
+    demands in steps of `step` words (in one case of five of twice as many).
+    """
+
+    language: Literal["en", "zh"] = "en"
+    instructions: Annotated[int, Field(ge=0)] = 5000
+    instruct_tries: Positive = 10
+    pool_restart: Positive = 500
+    suitable_words: Positive = 2000
+    initial: Positive = 2
+    initial_tries: Positive = 20
+    extensions: Positive = 2
+    extension_tries: Positive = 20
+    micro_iterations: Positive = 3
+    growth: Annotated[float, Field(ge=1)] = 1.2
+    drop_short: bool = True
+    low: Positive = 2000
+    high: Positive = 8000
+    step: Positive = 1000
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"`low` ({self.low}) must be below `high` ({self.high})")
+        return self
+
+
 def model_of(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

@@ -23,7 +23,9 @@ from selfimprove.judging.pairwise import label_preference, named_winner, stated_
 from selfimprove.judging.rubric import _LOOKALIKES, VARIANTS, Rubric, load_rubric, shipped_rubrics
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-NAMES = ("alpaca-eval", "five-points", "mt-bench-pair", "mt-bench-single", "pair-plain", "self-judge")
+NAMES = (
+    "alpaca-eval", "five-points", "longen-quality", "mt-bench-pair", "mt-bench-single", "pair-plain", "self-judge",
+)  # fmt: skip
 PLACEHOLDERS = ("instruction", "response", "output_1", "output_2", "reference")
 SECOND = ("instruction_2", "response_2", "output_1_turn_2", "output_2_turn_2", "reference_2")
 VALUES = {name: f"the {name}" for name in (*PLACEHOLDERS, *SECOND)}

@@ -44,6 +44,7 @@ from selfimprove.recipe_sections import (
     Prices,
     Reader,
     Sampling,
+    SelfLengthen,
     ServerOptions,
     Sft,
     Training,
@@ -343,6 +344,8 @@ def test_every_option_of_the_recipe_is_classified() -> None:
 
     tables = [set(CHANGES_KEYS), set(CHANGES_NO_KEY), set(CHOOSES_INPUTS), test_score_keys.OPTIONS]
     tables += [test_self_judge_keys.OPTIONS, test_answer_keys.OPTIONS]
+    # They choose what is asked and what is trained: the rows of the steps tell them apart.
+    tables.append({f"self_lengthen.{name}" for name in SelfLengthen.model_fields})
     known = set().union(*tables)
     assert sum(map(len, tables)) == len(known), "an option is in two tables"
     new, gone = set(options_of(Recipe)) - known, known - set(options_of(Recipe))
@@ -713,7 +716,8 @@ _REWARDS = (
     "selfimprove.judging.chat_server:ChatServer._answer",
     "selfimprove.judging.chat_server:ChatServer._read",
     "selfimprove.judging.chat_server:ChatServer._first_token",
-    *("selfimprove.judging.digits", "selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
+    *("selfimprove.judging.digits", "selfimprove.judging.named_scores"),
+    *("selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
     *("selfimprove.chat:render_prompt", "selfimprove.chat:render_example", "selfimprove.chat:merged_system"),
     "selfimprove.chat:accepted_turns",
     *("selfimprove.sampling.transformers:TransformersSampler.sample", "selfimprove.sampling.transformers:_decode"),

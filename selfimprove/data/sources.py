@@ -24,7 +24,7 @@ Role = Literal[
     "confidence", "output_1", "output_2", "label", "score", "id",
 ]  # fmt: skip
 _USUAL = {
-    "prompt": ("prompt", "instruction", "question", "input"),
+    "prompt": ("prompt", "instruction", "question", "input", "query"),
     "response": ("response", "output", "completion"),
     "references": ("references", "reference"),
     "label": ("label", "preference"),

@@ -13,6 +13,7 @@ from selfimprove.evaluation.answers import answer_outcome
 from selfimprove.evaluation.dialogues import Opponent, find_opponent
 from selfimprove.evaluation.graded import Asks, correlation_change, find_asks, measure_judge
 from selfimprove.evaluation.judge_questions import variant_of
+from selfimprove.evaluation.longen import demands_of, measure_lengths
 from selfimprove.evaluation.outcome import Outcome, paired_change
 from selfimprove.evaluation.preference import compare, length_controlled_change
 from selfimprove.evaluation.rating import rate
@@ -21,6 +22,7 @@ from selfimprove.evaluation.suites import (
     Code,
     GradedSuite,
     JudgeSuite,
+    LengthSuite,
     Loaded,
     PreferenceSuite,
     RatingSuite,
@@ -67,12 +69,14 @@ class Evaluator:
         self.asks: dict[str, Asks] = {}
         for loaded in self.suites:
             suite = loaded.suite
-            if isinstance(suite, PreferenceSuite | RatingSuite):
+            if isinstance(suite, LengthSuite):
+                demands_of(loaded)
+            if isinstance(suite, PreferenceSuite | RatingSuite) or (isinstance(suite, LengthSuite) and suite.judge):
                 judge = self.judges[suite.name] = find_judge(loop, suite.judge, suite.rubric)
-                if isinstance(suite, RatingSuite) and judge.rubric.options.of != "one":
+                if not isinstance(suite, PreferenceSuite) and judge.rubric.options.of != "one":
                     raise InputError(
-                        f"{suite.name}: the rubric {judge.rubric.name} compares two outputs, and a rating suite needs "
-                        "one that rates one response"
+                        f"{suite.name}: the rubric {judge.rubric.name} compares two outputs, and a {suite.kind} suite "
+                        "needs one that rates one response"
                     )
                 for item in loaded.items:
                     for turn in range(1 + len(item.later_turns)):
@@ -158,6 +162,8 @@ class Evaluator:
             return compare(self.loop, loaded, policy, self.judges[suite.name], self.opponents[suite.name])
         if isinstance(suite, RatingSuite):
             return rate(self.loop, loaded, policy, self.judges[suite.name])
+        if isinstance(suite, LengthSuite):
+            return measure_lengths(self.loop, loaded, policy, self.judges.get(suite.name))
         if isinstance(suite, SelfCorrection):
             return correct(self.loop, loaded, policy)
         if isinstance(suite, GradedSuite):
@@ -182,10 +188,10 @@ def load_chosen(recipe: Recipe, choice: SuiteChoice | str) -> Loaded:
 
 
 def metric_of(suite: Suite) -> str:
-    """What the suite's value is: a share, but for ratings and the gold of what a judge picks."""
+    """What the suite's value is: a share, but for ratings, length scores and the gold of what a judge picks."""
     if isinstance(suite, Code):
         return f"pass@{suite.k}"
-    names = {"preference": "win rate", "rating": "rating", "graded": "best of N"}
+    names = {"preference": "win rate", "rating": "rating", "graded": "best of N", "length": "length score"}
     return names.get(suite.kind, "accuracy")
 
 

@@ -155,6 +155,20 @@ class RatingSuite(_Judged):
     rubric: str = "mt-bench-single"
 
 
+class LengthSuite(_Judged):
+    """Texts whose length the query demands: `type` (about, range, above, below) and `constraint` (its words) of each
+    row, as in LonGen. `judge`: who scores their quality by the `rubric`; without one only lengths are measured."""
+
+    kind: Literal["length"]
+    rubric: str = "longen-quality"
+
+    @model_validator(mode="after")
+    def _judge_reads_the_rubric(self) -> Self:
+        if self.judge is None and (extra := {"rubric", "max_missing"} & self.model_fields_set):
+            raise ValueError(f"{', '.join(sorted(extra))}: for a `judge` of the texts' quality; name one")
+        return self
+
+
 class GradedSuite(_Checked):
     """The policy is measured as a judge: it reads the suite's `rubric`, and its scores are held against what responses
     are worth.
@@ -203,6 +217,7 @@ Suite = (
     | GradedSuite
     | PreferenceSuite
     | RatingSuite
+    | LengthSuite
     | JudgeSuite
 )
 _KINDS: dict[str, type[_Suite]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(Suite)}
@@ -312,7 +327,7 @@ def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
             raise InputError(f"{path}: item {item.id!r} has no answer")
         if isinstance(suite, MultipleChoice) and item.right_choice is None:
             raise InputError(f"{path}: item {item.id!r}: its answer {item.answer!r} is none of its choices")
-        if item.later_turns and not isinstance(suite, _Judged):
+        if item.later_turns and (isinstance(suite, LengthSuite) or not isinstance(suite, _Judged)):
             raise InputError(f"{path}: item {item.id!r} has several turns, which only a judge can read")
         if len(item.later_turns) > 1:
             raise InputError(

@@ -24,13 +24,14 @@ from selfimprove.chat import Message
 from selfimprove.errors import InputError
 from selfimprove.judging.digits import expected_digit, stated_digit
 from selfimprove.judging.functions import Verdict
+from selfimprove.judging.named_scores import named_scores
 from selfimprove.judging.pairwise import label_preference, named_winner
 from selfimprove.shipped import suites_folder
 
 # The end of a file's name (`prompt-turn-2.txt`), and what its prompt may and what it must hold.
 VARIANTS = ("", "turn-2", "reference", "reference-turn-2")
 _OUTPUTS = {"one": ("response", "response_2"), "pair": ("output_1 output_2", "output_1_turn_2 output_2_turn_2")}
-_JUDGES = {"score": "one", "rating": "one", "digits": "one", "verdict": "pair", "labels": "pair"}
+_JUDGES = {"score": "one", "rating": "one", "json": "one", "digits": "one", "verdict": "pair", "labels": "pair"}
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 # What a delimiter's characters become in a text that holds the delimiter. None of these is made ASCII again by NFKC,
@@ -42,6 +43,8 @@ _CHAT_MARKS = (
     r"<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]|<</?SYS>>",  # Gemma, Llama 2, Mistral
 )
 _GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*"  # white space, and what takes no room
+# A key that came later is in no digest where it is not used, so that rubrics without it keep theirs.
+_NEW = ("names",)
 # Part of every digest. Raise it when a parser here, or what is done to texts, changes.
 _READING = 1
 
@@ -50,17 +53,19 @@ class RubricOptions(BaseModel):
     """`rubric.yaml`.
 
     parser `score`: the last "Score: N"; `rating`: the first [[N]], as in MT-Bench; both within `low` and `high`.
-    `digits`: the expected value of a first token that is a digit, 0 to 9. `verdict`: [[A]], [[B]] or [[C]] (tie), as in
-    MT-Bench. `labels`: which of two `labels` is the judge's first token.
+    `json`: the mean of the whole numbers under `names` in a JSON object. `digits`: the expected value of a first token
+    that is a digit, 0 to 9. `verdict`: [[A]], [[B]] or [[C]] (tie), as in MT-Bench. `labels`: which of two `labels` is
+    the judge's first token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    parser: Literal["score", "rating", "digits", "verdict", "labels"]
+    parser: Literal["score", "rating", "json", "digits", "verdict", "labels"]
     of: Literal["one", "pair"] = "one"  # follows from the parser
     low: float | None = None
     high: float | None = None
     labels: tuple[str, str] | None = None  # of the output that is shown first, and of the second
+    names: tuple[str, ...] | None = None  # of the numbers of parser json
     max_new_tokens: int = Field(default=128, ge=1)
     delimiters: tuple[str, ...] | None = None  # what a text must not hold; None: the tags (<response>) of the prompt
     description: str = ""
@@ -81,7 +86,7 @@ class RubricOptions(BaseModel):
                 f"key `of`: found {self.of!r}, but parser {self.parser!r} reads the verdict on "
                 f"{'two outputs' if self.of == 'one' else 'one response'}; leave `of` out, or take another parser"
             )
-        if self.parser in ("score", "rating"):
+        if self.parser in ("score", "rating", "json"):
             if self.low is None or self.high is None:
                 raise ValueError(f"parser {self.parser!r} needs the keys `low` and `high`, the bounds of its number")
             if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -95,6 +100,8 @@ class RubricOptions(BaseModel):
             raise ValueError(f"parser {self.parser!r} reads no number; leave the keys `low` and `high` out")
         if (self.parser == "labels") != (self.labels is not None):
             raise ValueError("the key `labels` (two words) belongs to parser 'labels', which needs it")
+        if (self.parser == "json") != bool(self.names):
+            raise ValueError("the key `names` (a list of words) belongs to parser 'json', which needs it")
         if self.labels is not None and (
             self.labels[0] == self.labels[1] or any(not re.fullmatch(r"\w+", label) for label in self.labels)
         ):
@@ -198,6 +205,9 @@ class Rubric:
             return expected_digit(log_probs) if log_probs else stated_digit(verdict)
         if options.parser == "verdict":
             return named_winner(verdict)
+        if options.names is not None:
+            scores, why = self.named(verdict)
+            return (None, why) if scores is None else (sum(scores.values()) / len(scores), None)
         value = _last_score(verdict) if options.parser == "score" else _first_rating(verdict)
         if value is None:
             return None, f"the verdict has no {options.parser}"
@@ -205,6 +215,12 @@ class Rubric:
         if not options.low <= value <= options.high:
             return None, f"the {options.parser} is out of bounds"
         return value, None
+
+    def named(self, verdict: str) -> tuple[dict[str, int] | None, str | None]:
+        """(score by name, None), or (None, reason), of a rubric with parser `json`."""
+        options = self.options
+        assert options.names is not None and options.low is not None and options.high is not None
+        return named_scores(verdict, options.names, options.low, options.high)
 
 
 def _last_score(verdict: str) -> float | None:
@@ -279,7 +295,7 @@ def load_rubric(name: str, search: Sequence[Path]) -> Rubric:
             )
     asked = {
         "reading": _READING,
-        "options": options.model_dump(mode="json", exclude={"description", "source"}),
+        "options": options.model_dump(mode="json", exclude={"description", "source", *(() if options.names else _NEW)}),
         "prompts": {variant: list(pair) for variant, pair in prompts.items()},
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -26,7 +26,7 @@ def as_json(events: Sequence[Event]) -> list[dict[str, Any]]:
             kind = metric_of(event).kind
             one = {key: event.get(key) for key in _EVALUATION_KEYS}
             one |= {"policy": policy, "paired": event.get("paired"), "paired_previous": event.get("paired_previous")}
-            if kind in ("preference", "rating", "graded"):
+            if kind in ("preference", "rating", "graded", "length_following"):
                 one[kind] = _without(event.get(kind), "examples")
             if is_correction(event):
                 one[CORRECTION] = _without(event.get(CORRECTION), "examples")

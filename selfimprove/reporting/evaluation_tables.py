@@ -17,6 +17,8 @@ from selfimprove.reporting.correction_tables import correction_lines, correction
 from selfimprove.reporting.evaluation_json import as_json
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.judge_tables import graded_lines, graded_notes, is_graded, judge_lines, judges_of
+from selfimprove.reporting.longen_tables import KEY as LENGTHS
+from selfimprove.reporting.longen_tables import length_lines, length_notes
 from selfimprove.reporting.preference_tables import label_longer, price
 from selfimprove.reporting.summary import (
     Metric,
@@ -57,6 +59,7 @@ def evaluations_table(events: Sequence[Event]) -> Group:
         parts += [_line(_title(suite, metric, by_policy), style="italic"), _fitting(by_policy, metric, _suite_table)]
         parts += [_line(sentence) for sentence in _explanations(metric, by_policy)]
         parts += [*_corrections(by_policy), *_graded(by_policy)]
+        parts += _lengths(by_policy) if metric.kind == LENGTHS else []
         parts += _group_tables(by_policy, metric)
     return Group(*parts)
 
@@ -131,6 +134,8 @@ def _corrections(by_policy: dict[str, Event]) -> list[RenderableType]:
 def _graded(by_policy: dict[str, Event]) -> list[RenderableType]:
     """Policies as judges, beside what needs none; nothing for other suites."""
     own = {policy: event for policy, event in by_policy.items() if is_graded(event)}
+    if not own:
+        return []
     found = list[RenderableType]()
     for columns, lines in ((judges_of(own), graded_lines()), (own, judge_lines())):
         for start in range(0, len(columns), 2):
@@ -138,6 +143,15 @@ def _graded(by_policy: dict[str, Event]) -> list[RenderableType]:
             table = _fitting(some, None, lambda some, _, gap, lines=lines: _beside(some.items(), lines, gap))
             found += [Text(""), table]
     return found + [_line(note) for note in graded_notes(own)]
+
+
+def _lengths(by_policy: dict[str, Event]) -> list[RenderableType]:
+    """Length scores by kind of demand and by language, repetition, and quality, with a column for each policy."""
+    found, lines = list[RenderableType](), length_lines(by_policy)
+    for start in range(0, len(by_policy), 2):
+        some = dict(list(by_policy.items())[start : start + 2])
+        found += [Text(""), _fitting(some, None, lambda some, _, gap: _beside(some.items(), lines, gap))]
+    return found + [_line(note) for note in length_notes(by_policy)]
 
 
 def _group_tables(by_policy: dict[str, Event], metric: Metric) -> list[RenderableType]:
@@ -172,6 +186,7 @@ def _folded(name: str, width: int = 16) -> str:
 def _explanations(metric: Metric, by_policy: dict[str, Event]) -> list[str]:
     """What the intervals and the comparison are, and whatever was missing or counted as wrong."""
     drawn = {"preference": "bootstrap over instructions", "rating": "bootstrap over questions"}
+    drawn[LENGTHS] = "bootstrap over queries"
     how = "Wilson's interval" if metric.name == "accuracy" else drawn.get(metric.kind, "over the items")
     sentences = [f"[95%]: {how}"]
     against = sorted({name for event in by_policy.values() if (name := text(dig(event, "paired", "against")))})

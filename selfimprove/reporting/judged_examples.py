@@ -38,8 +38,8 @@ class JudgedExamples:
 
 
 def judged_examples(events: Sequence[Event], kind: str) -> list[JudgedExamples]:
-    """The examples of the win rates (`kind` "preference"), of the ratings ("rating") or of several attempts
-    ("self_correction"), by suite and policy."""
+    """The examples of the win rates (`kind` "preference"), of the ratings ("rating"), of long texts
+    ("length_following") or of several attempts ("self_correction"), by suite and policy."""
     if kind == correction_tables.KEY:
         return _corrected(events)
     if kind not in _MAKERS:
@@ -92,6 +92,18 @@ def _rated(policy: str, source: Any, one: dict[str, Any]) -> Judged:
     )
 
 
+def _long(policy: str, source: Any, one: dict[str, Any]) -> Judged:
+    figures = [(name, fixed(one.get(key), 2)) for name, key in (("length score", "score"), ("quality", "quality"))]
+    verdict = _words(one.get("verdict"))
+    judged = [Side("the judge", text(dig(source, "quality", "judge")), verdict)] if verdict else []
+    return Judged(
+        prompt=_words(one.get("prompt")),
+        figures=[(name, shown) for name, shown in figures if shown],
+        why=text(one.get("why")),
+        sides=[Side(policy, f"{count(one.get('words'))} words", _words(one.get("output"))), *judged],
+    )
+
+
 def _corrected(events: Sequence[Event]) -> list[JudgedExamples]:
     found = []
     for suite, by_policy in correction_tables.corrections_of(events).items():
@@ -129,7 +141,7 @@ def _outcome_of(attempt: Any) -> str:
     return f"{word} ({why})" if why else word
 
 
-_MAKERS = {"preference": _pair, "rating": _rated}
+_MAKERS = {"preference": _pair, "rating": _rated, "length_following": _long}
 
 
 def _words(value: Any) -> str:

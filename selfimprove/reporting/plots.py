@@ -15,6 +15,7 @@ from selfimprove.reporting import (
     correction_plots,
     evaluation_plots,
     judge_plots,
+    longen_plots,
     preference_plots,
     round_plots,
     score_plots,
@@ -88,6 +89,19 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             "Calibration of the scores",
             f"Mean gold in bins of the score. {_BARS} Dashed: a score that means what it says.",
             judge_plots.calibration,
+        ),
+        (
+            "length_following",
+            "Length score by kind of demand",
+            f"{_BARS} 1: the length is within the demand's bounds.",
+            longen_plots.scores,
+        ),
+        (
+            "length_following",
+            "Words written by words asked for",
+            "One dot for each text; ring: it did not end. Of a range its middle is what was asked for. Dashed: as long "
+            "as asked for.",
+            longen_plots.words,
         ),
         (
             "preference",

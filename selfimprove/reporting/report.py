@@ -19,6 +19,8 @@ from selfimprove.reporting import (
     correction_tables,
     judge_tables,
     label_tables,
+    lengthening_tables,
+    longen_tables,
     preference_tables,
     score_tables,
     tables,
@@ -157,6 +159,20 @@ def _parts(events: Sequence[Event]) -> list[Part]:
             ],
         ),
         (
+            "length_following",
+            "Does it write as long as it is asked to?",
+            "A word is one CJK character or what stands between white space. The length score is 1 within the demand's "
+            "bounds and falls to 0 at half the lower and one and a half of the upper one. A text that did not end "
+            "within the tokens it had is scored as it is. Distinct-4 is the share of different ones among a text's "
+            "runs of four words; the longest repeated run occurs twice in one text.",
+            [
+                ("Length scores", longen_tables.scores_table(events)),
+                ("Texts", longen_tables.texts_table(events)),
+                ("Quality", longen_tables.quality_table(events)),
+                ("Length score by group", tables.groups_table(events, "length_following")),
+            ],
+        ),
+        (
             "preference",
             "Is it preferred?",
             "On every instruction a judge compares the policy's output with the opponent's; the win rate is the mean "
@@ -260,6 +276,17 @@ def _parts(events: Sequence[Event]) -> list[Part]:
                 ("Labels", label_tables.labels_table(events)),
                 ("Some labels", label_tables.labelled_table(events)),
                 ("Training of the judge", label_tables.judge_training_table(events)),
+            ],
+        ),
+        (
+            "lengths",
+            "Did the texts grow?",
+            "Words of the texts that each round kept; growth is of one text over its answer. Distinct-4 is the share "
+            "of different runs of four words; a text that only repeats itself has a low one, and a long repeated run.",
+            [
+                ("Lengths by round", lengthening_tables.lengths_table(events)),
+                ("Filters", lengthening_tables.filters_table(events)),
+                ("Some texts", lengthening_tables.texts_table(events)),
             ],
         ),
         ("training", "Training", "", [("Training stages", tables.training_table(events))]),

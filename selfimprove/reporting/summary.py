@@ -110,7 +110,8 @@ def evaluations_of(events: Sequence[Event], kind: str | None = None) -> dict[str
 @dataclass(frozen=True)
 class Metric:
     """What an evaluation measures. `kind` is "accuracy" (a share of items solved), "preference", "rating", "graded"
-    (the gold of what a judge picks) or "other"; `scale` makes percentages of shares and leaves the rest as it is."""
+    (the gold of what a judge picks), "length_following" or "other"; `scale` makes percentages of shares and leaves the
+    rest as it is."""
 
     name: str
     kind: str
@@ -134,6 +135,8 @@ def metric_of(evaluation: Any) -> Metric:
         return Metric(name, "rating", 1, 2)
     if name == "best of N":
         return Metric(name, "graded", 1, 3)
+    if name == "length score":
+        return Metric(name, "length_following", 1, 3)
     # only shares are shown as percentages; what another metric counts is not known here
     return Metric(name, "other", 1, 3)
 

@@ -1,0 +1,384 @@
+"""What `self_lengthen` is made of, over a `Loop`: instructions, answers, their longer versions, and what is trained."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selfimprove.artefacts import digest_of
+from selfimprove.chat import Message, render_example, render_open, render_prompt
+from selfimprove.data.lengthen import (
+    count_words,
+    distinct_n,
+    dropped_lines,
+    first_two_thirds,
+    halves,
+    keep_long,
+    length_demand,
+    longest_repeat,
+    rejection,
+)
+from selfimprove.data.rows import RenderedPrompt
+from selfimprove.errors import RunFailed
+from selfimprove.evaluation.suites import normalized
+from selfimprove.policy import Policy
+from selfimprove.run_data import context_tokens
+
+if TYPE_CHECKING:
+    from selfimprove.loop import Loop
+    from selfimprove.record import Round
+
+# The wording is this project's; in gist the authors'.
+_INSTRUCT = (
+    "Here are two instructions for writing a long text:\n\n1. {first}\n\n2. {second}\n\nWrite a third instruction of "
+    "the same kind about something else. Write the instruction only."
+)
+_SUITABLE = (
+    "Is the following instruction suitable for guiding a long text of more than {words} words? Answer only yes or no."
+    "\n\n<instruction>\n{instruction}\n</instruction>"
+)
+_ENRICH = (
+    "You are an expert in polishing texts. Below are an instruction and the beginning of a text that answers it, as an "
+    "outline. Enrich this beginning: expand its paragraphs or add sections to it. Do not continue beyond it, do not "
+    "repeat anything, and do not write long narratives.\n\n<instruction>\n{instruction}\n</instruction>\n\n<outline>\n"
+    "{text}\n</outline>\n\nWrite the enriched beginning only."
+)
+_EXTEND = (
+    "You are an expert in polishing texts. Below are an instruction and an outline of a text that answers it. Write "
+    "the whole text, longer and richer than the outline: expand its paragraphs or add sections. Do not repeat "
+    "anything, and do not write long narratives.\n\n<instruction>\n{instruction}\n</instruction>\n\n<outline>\n{text}\n"
+    "</outline>\n\nWrite the whole text only."
+)
+_UNFINISHED, _NO_ROOM = "unfinished", "no room in the model's context"
+_SHORT, _NOT_LONGER = "dropped as short", "not longer than before"
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer to an instruction. `id` is its own in the run."""
+
+    id: str
+    instruction: str
+    text: str
+
+    @property
+    def words(self) -> int:
+        return count_words(self.text)
+
+
+@dataclass(frozen=True)
+class Extended:
+    """An answer and its longer version."""
+
+    initial: Text
+    longer: Text
+
+
+@dataclass
+class Batch:
+    """What came of a filter: what it kept, and what it rejected, by reason and over all tries."""
+
+    kept: list[Any]
+    rejected: Counter[str]
+
+
+def instructions_for(loop: Loop, policy: Policy, round: Round) -> list[str]:
+    """The round's instructions: its own prompts, or (`instructions` above 0) as many new ones by self-instruct from
+    them, each kept where `policy` calls it suitable. RunFailed where none is."""
+    options, seeds = loop.recipe.self_lengthen, [prompt.text for prompt in round.prompts]
+    if not options.instructions:
+        return seeds
+    kept: list[str] = []
+    rejected = Counter[str]()
+    for attempt in range(options.instruct_tries):
+        wanted = options.instructions - len(kept)
+        if not wanted:
+            break
+        pool = seeds + kept[len(kept) - len(kept) % options.pool_restart :]
+        choose = random.Random(f"self-instruct|{loop.recipe.seed}|{round.number}|{attempt}")
+        asked = {}
+        for place in range(wanted):
+            first, second = choose.sample(pool, 2) if len(pool) > 1 else (pool[0], pool[0])
+            question = _INSTRUCT.format(first=first, second=second)
+            asked[f"{round.number}|instruction {place}|try {attempt}"] = _user(question)
+        label = f"self-instruct of round {round.number}, try {attempt + 1}"
+        written = _written(loop, policy, {id: (turns, "") for id, turns in asked.items()}, label)
+        found = {id: _instruction(text) for id, (text, _) in written.items()}
+        fitting = {id: text for id, text in found.items() if 3 < count_words(text) < 500 and text not in pool}
+        rejected["not 4 to 499 words, or known"] += len(asked) - len(fitting)
+        questions = {
+            id: _user(_SUITABLE.format(words=options.suitable_words, instruction=text)) for id, text in fitting.items()
+        }
+        said = loop.ask(policy, questions, 4, f"suitable instructions, try {attempt + 1}")
+        for id, text in fitting.items():
+            if id in said and normalized(said[id].text, ("lower", "strip", "final_period")) == "yes":
+                kept.append(text)
+            else:
+                rejected["not called suitable"] += 1
+    _report_filter(loop, round, "instructions", options.instructions, len(kept), rejected)
+    if not kept:
+        raise RunFailed(
+            f"round {round.number}: no new instruction passed in {options.instruct_tries} tries ({_said(rejected)}); "
+            "self_lengthen.instructions=0 uses data.prompts as they are"
+        )
+    return kept
+
+
+def initial_texts(loop: Loop, generator: Policy, instructions: Sequence[str], round: Round) -> list[Text]:
+    """The Generator's answers that pass the filter, `initial` of each instruction, without those that are dropped as
+    short. What fails is asked again, all at once, at most `initial_tries` times."""
+    options = loop.recipe.self_lengthen
+    waiting = {
+        f"{round.number}|{place}.{number}": instruction
+        for place, instruction in enumerate(instructions)
+        for number in range(options.initial)
+    }
+    wanted, found, rejected = len(waiting), dict[str, Text](), Counter[str]()
+    for attempt in range(options.initial_tries):
+        if not waiting:
+            break
+        asked = {f"{id}|try {attempt}": (_user(text), "") for id, text in waiting.items()}
+        label = f"initial answers of {generator.name}, round {round.number}, try {attempt + 1}"
+        written = _written(loop, generator, asked, label)
+        for id, instruction in list(waiting.items()):
+            text, why = written.get(f"{id}|try {attempt}", ("", _NO_ROOM))
+            if why := why or rejection(text, options.language):
+                rejected[why] += 1
+            else:
+                found[id] = Text(id, instruction, text)
+                del waiting[id]
+    texts = list(found.values())
+    kept = _without_short(loop, texts, f"initial|{round.number}")
+    rejected[_SHORT] += len(texts) - len(kept)
+    _report_filter(loop, round, "initial", wanted, len(kept), rejected)
+    if not kept:
+        raise RunFailed(f"round {round.number}: no initial answer is left ({_said(rejected)}); {_HINT}")
+    return kept
+
+
+def extended_texts(loop: Loop, extender: Policy, initial: Sequence[Text], round: Round) -> list[Extended]:
+    """Longer versions by the Extender, `extensions` of each answer: every try grows the text for `micro_iterations`,
+    and what then has more than `growth` times the words of the answer is kept. The others are tried again, all at
+    once, at most `extension_tries` times."""
+    options = loop.recipe.self_lengthen
+    waiting = {f"{one.id}.{number}": one for one in initial for number in range(options.extensions)}
+    wanted, found, rejected = len(waiting), dict[str, Extended](), Counter[str]()
+    for attempt in range(options.extension_tries):
+        if not waiting:
+            break
+        best = {id: one.text for id, one in waiting.items()}
+        for micro in range(options.micro_iterations):
+            where = f"round {round.number}, try {attempt + 1}, iteration {micro + 1}"
+            best |= _longer(loop, extender, waiting, best, f"try {attempt}.{micro}", where, rejected)
+        for id, one in list(waiting.items()):
+            if count_words(best[id]) > options.growth * one.words:
+                found[id] = Extended(one, Text(id, one.instruction, best[id]))
+                del waiting[id]
+    by_length = _without_short(loop, [one.longer for one in found.values()], f"extended|{round.number}")
+    kept = [found[text.id] for text in by_length]
+    rejected[_SHORT] += len(found) - len(kept)
+    _report_filter(loop, round, "extended", wanted, len(kept), rejected)
+    if not kept:
+        raise RunFailed(f"round {round.number}: no text became longer ({_said(rejected)}); {_HINT}")
+    return kept
+
+
+def _longer(
+    loop: Loop,
+    extender: Policy,
+    waiting: Mapping[str, Text],
+    best: Mapping[str, str],
+    attempt: str,
+    where: str,
+    rejected: Counter[str],
+) -> dict[str, str]:
+    """One micro-iteration of all texts: those that came out longer and pass the filter."""
+    name, language = extender.name, loop.recipe.self_lengthen.language
+    outlines = {id: halves(text)[0] for id, text in best.items()}
+    asked = {
+        f"{id}|{attempt} first half": (_user(_ENRICH.format(instruction=waiting[id].instruction, text=outline)), "")
+        for id, outline in outlines.items()
+    }
+    enriched = _written(loop, extender, asked, f"first halves enriched by {name}, {where}")
+    openings = {}
+    for id in best:
+        text, why = enriched.get(f"{id}|{attempt} first half", ("", _NO_ROOM))
+        if opening := first_two_thirds(text).rstrip():
+            openings[id] = opening  # what was cut off is in the last third, or a reason to fail later
+        else:
+            rejected[why or "nothing written"] += 1
+    asked = {
+        f"{id}|{attempt} whole": (_user(_EXTEND.format(instruction=waiting[id].instruction, text=best[id])), opening)
+        for id, opening in openings.items()
+    }
+    whole = _written(loop, extender, asked, f"texts extended by {name}, {where}")
+    longer = {}
+    for id in openings:
+        text, why = whole.get(f"{id}|{attempt} whole", ("", _NO_ROOM))
+        why = why or rejection(text, language)
+        if why is None and count_words(text) <= count_words(best[id]):
+            why = _NOT_LONGER
+        if why:
+            rejected[why] += 1
+        else:
+            longer[id] = text
+    return longer
+
+
+def _written(
+    loop: Loop, policy: Policy, asked: Mapping[str, tuple[list[Message], str]], label: str
+) -> dict[str, tuple[str, str | None]]:
+    """(text, None), or (text, `unfinished`), of every question that fits the context: a whole batch, one answer each,
+    with its forced beginning in front. A question's id is in the noise of its answer, so a new try draws anew."""
+    sampling, tokenizer = loop.recipe.sampling, loop.tokenizer
+    room = context_tokens(policy.base) - sampling.max_new_tokens
+    rendered, begun = [], {}
+    for id, (messages, beginning) in asked.items():
+        prompt = render_prompt(tokenizer, messages)
+        ids = render_open(tokenizer, messages, beginning) if beginning else prompt
+        if len(ids) <= room:
+            rendered.append(RenderedPrompt(id, tuple(ids), messages[-1]["content"]))
+            begun[id] = ids[len(prompt) :]
+    if not rendered:
+        return {}
+    drawn = loop.draw(
+        policy,
+        rendered,
+        label,
+        n=1,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens,
+    )
+    return {
+        one.prompt_id: (
+            # Decoded together: some tokenizers lose the space at the beginning of a piece.
+            tokenizer.decode([*begun[one.prompt_id], *one.ids], skip_special_tokens=True).strip(),
+            None if one.finish == "stop" else _UNFINISHED,
+        )
+        for one in drawn.all()
+    }
+
+
+def generator_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[str, list[int]]]:
+    """Instruction -> longer text, as token ids."""
+    return _examples(loop, [(one.longer.instruction, one.longer.text) for one in extended], "generator")
+
+
+def extender_examples(loop: Loop, extended: Sequence[Extended], round: Round) -> list[dict[str, list[int]]]:
+    """Instruction and answer -> longer text; of the answer each line is dropped with probability 0.2."""
+    pairs = []
+    for one in extended:
+        choose = random.Random(f"lines|{loop.recipe.seed}|{one.longer.id}")
+        question = _EXTEND.format(instruction=one.initial.instruction, text=dropped_lines(one.initial.text, choose))
+        pairs.append((question, one.longer.text))
+    return _examples(loop, pairs, "extender")
+
+
+def demanding_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[str, list[int]]]:
+    """Instruction with a demand of length -> text of that length: of all rounds' answers and longer texts, those
+    between `low` and `high` words. RunFailed where there is none."""
+    options = loop.recipe.self_lengthen
+    texts = list({one.id: one for pair in extended for one in (pair.initial, pair.longer)}.values())
+    fitting = [one for one in texts if options.low <= one.words < options.high]
+    loop.note(
+        f"{len(fitting)} of {len(texts)} texts have {options.low:,} to {options.high - 1:,} words and are trained"
+    )
+    if not fitting:
+        raise RunFailed(
+            f"no text of {len(texts)} has {options.low} to {options.high - 1} words (the longest has "
+            f"{max((one.words for one in texts), default=0)}): nothing to train the final model on; set "
+            "self_lengthen.low and high to lengths that were reached"
+        )
+    pairs = []
+    for one in fitting:
+        choose = random.Random(f"demand|{loop.recipe.seed}|{one.id}")
+        demand = length_demand(
+            one.words, choose, options.language, low=options.low, high=options.high, step=options.step
+        )
+        pairs.append((f"{one.instruction}\n\n{demand}", one.text))
+    return _examples(loop, pairs, "final")
+
+
+def _examples(loop: Loop, pairs: Sequence[tuple[str, str]], what: str) -> list[dict[str, list[int]]]:
+    rows = []
+    for question, text in pairs:
+        prompt_ids, response_ids = render_example(loop.tokenizer, _user(question), text)
+        if len(prompt_ids) + len(response_ids) <= loop.data.room:
+            rows.append({"prompt_ids": prompt_ids, "response_ids": response_ids})
+    if lost := len(pairs) - len(rows):
+        loop.note(f"{lost} of {len(pairs)} examples for the {what} are longer than {loop.data.room} tokens: left out")
+    if not rows:
+        raise RunFailed(
+            f"all {len(pairs)} examples for the {what} are longer than {loop.data.room} tokens (the model's context "
+            "and training.max_length); raise training.max_length or lower sampling.max_new_tokens"
+        )
+    return rows
+
+
+def report_texts(loop: Loop, round: Round, initial: Sequence[Text], extended: Sequence[Extended]) -> None:
+    """The event `lengths`: words of the round's texts, their growth, and how much they repeat themselves."""
+    longer = [one.longer for one in extended]
+    growth = [one.longer.words / max(one.initial.words, 1) for one in extended]
+    figures = {
+        "round": round.number,
+        "initial": _lengths(initial),
+        "extended": _lengths(longer),
+        "growth": float(np.median(growth)),
+        "examples": [
+            {"instruction": one.initial.instruction, "initial": one.initial.text, "longer": one.longer.text}
+            for one in extended[:3]
+        ],
+    }
+    loop.events.emit("lengths", digest_of(figures), **figures)
+
+
+def _lengths(texts: Sequence[Text]) -> dict[str, Any]:
+    words = [one.words for one in texts]
+    return {
+        "n": len(texts),
+        "mean": float(np.mean(words)),
+        "quantiles": [float(q) for q in np.quantile(words, (0.1, 0.25, 0.5, 0.75, 0.9))],
+        "distinct_4": float(np.mean([distinct_n(one.text, 4) for one in texts])),
+        "longest_repeat": float(np.mean([longest_repeat(one.text) for one in texts])),
+    }
+
+
+def _report_filter(loop: Loop, round: Round, what: str, wanted: int, kept: int, rejected: Counter[str]) -> None:
+    figures = {"round": round.number, "what": what, "wanted": wanted, "kept": kept}
+    rejected = Counter({why: count for why, count in rejected.items() if count})
+    loop.events.emit("filter", f"{what}|{round.number}|{digest_of(dict(rejected))}", **figures, rejected=dict(rejected))
+    loop.note(f"round {round.number}: {kept} of {wanted} {what} kept" + (f" ({_said(rejected)})" if rejected else ""))
+
+
+def _without_short(loop: Loop, texts: Sequence[Text], what: str) -> list[Text]:
+    if not loop.recipe.self_lengthen.drop_short:
+        return list(texts)
+    kept = keep_long([len(one.text) for one in texts], random.Random(f"short|{loop.recipe.seed}|{what}"))
+    return [one for one, keep in zip(texts, kept, strict=True) if keep]
+
+
+def _instruction(text: str) -> str:
+    """The first line of what was written, without a number or quotes in front."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return re.sub(r"^\s*(?:\d+[.)]|[-*])\s*", "", first).strip().strip('"“”').strip()
+
+
+def _user(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def _said(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{why}: {count}" for why, count in counts.items() if count) or "no reason"
+
+
+_HINT = (
+    "look at the texts in the sampling steps' folders; a larger sampling.max_new_tokens lets texts end, and "
+    "self_lengthen.drop_short=false keeps short ones"
+)

@@ -1,0 +1,76 @@
+"""The plots of long texts: how well their lengths are met, and words written by words asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from selfimprove.reporting.events import Event
+from selfimprove.reporting.figures import (
+    COLOURS,
+    GREY,
+    add_legend,
+    draw_points,
+    label,
+    new_figure,
+    points_of,
+    policy_axis,
+)
+from selfimprove.reporting.longen_tables import KEY, KINDS, lengths_of
+from selfimprove.reporting.summary import dig, in_rounds, number
+from selfimprove.reporting.tables import as_list
+
+
+def scores(events: Sequence[Event]) -> Figure | None:
+    """The score of each kind of demand by policy, one axes for each suite."""
+    suites = lengths_of(events)
+    if not suites:
+        return None
+    figure, axes = new_figure(0.8 + 2.3 * len(suites), len(suites))
+    for ax, (suite, by_policy) in zip(axes, suites.items(), strict=True):
+        for index, (kind, name) in enumerate(KINDS.items()):
+            found = {policy: dig(event, KEY, "kinds", kind) for policy, event in by_policy.items()}
+            shift = 0.14 * (index - (len(KINDS) - 1) / 2)
+            if points := points_of(list(by_policy), found, "value", shift, scale=1):
+                draw_points(ax, points, COLOURS[index], name, line=in_rounds(events))
+        policy_axis(ax, list(by_policy))
+        ax.set_ylim(-0.03, 1.03)
+        ax.set_ylabel("length score" if len(suites) == 1 else f"{label(suite)} (length score)")
+        add_legend(ax)
+    return figure
+
+
+def words(events: Sequence[Event]) -> Figure | None:
+    """A dot for each text, one axes for each suite; of many policies the last ones, as there are colours."""
+    suites = lengths_of(events)
+    if not suites:
+        return None
+    figure, axes = new_figure(0.8 + 2.6 * len(suites), len(suites))
+    for ax, (suite, by_policy) in zip(axes, suites.items(), strict=True):
+        shown = {policy: _texts(event) for policy, event in list(by_policy.items())[-len(COLOURS) :]}
+        most = max((asked for texts in shown.values() for asked, _, _ in texts), default=1.0)
+        for index, (policy, texts) in enumerate(shown.items()):
+            shift = 0.012 * most * (index - (len(shown) - 1) / 2)  # many texts were asked for in the same length
+            for ended in (True, False):
+                x = [asked + shift for asked, _, finished in texts if finished is ended]
+                y = [written for _, written, finished in texts if finished is ended]
+                colours = {"facecolors": COLOURS[index] if ended else "none", "edgecolors": COLOURS[index]}
+                ax.scatter(x, y, 12, linewidths=0.8, label=label(policy) if ended else None, **colours)
+        ax.plot([0, most], [0, most], color=GREY, linestyle="--", linewidth=1)
+        ax.set_xlim(0, 1.05 * most)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("words asked for")
+        ax.set_ylabel("words written" if len(suites) == 1 else f"{label(suite)} (words written)")
+        add_legend(ax)
+    return figure
+
+
+def _texts(event: Event) -> list[tuple[float, float, bool]]:
+    """(words asked for, words written, whether it ended as far as is known) of every text."""
+    found = []
+    for one in as_list(dig(event, KEY, "items")):
+        asked, written = number(dig(one, "asked")), number(dig(one, "words"))
+        if asked is not None and written is not None:
+            found.append((asked, written, dig(one, "finished") is not False))
+    return found

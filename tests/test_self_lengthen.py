@@ -1,0 +1,186 @@
+"""Self-Lengthen end to end on a tiny model: texts that grow, what is trained of them, and a kill between two tries."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_jsonl
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import selfimprove
+from selfimprove import lengthening
+from selfimprove.artefacts import read_rows
+from selfimprove.chat import render_example
+from selfimprove.data.lengthen import count_words
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.policy import load_tokenizer, resolve_policy
+from selfimprove.recipe import Recipe
+from selfimprove.reporting.terminal import Progress
+
+WORDS = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
+
+
+@pytest.fixture(scope="module")
+def writing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after it has learned to answer with a sentence of a few words: a random one ends none."""
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    dice, optimizer = random.Random(0), torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        loss = torch.zeros(())
+        for _ in range(4):
+            question = [{"role": "user", "content": f"Tell of {dice.choice(WORDS)}."}]
+            answer = " ".join(dice.choices(WORDS, k=dice.randint(2, 5))) + "."
+            prompt, response = render_example(tokenizer, question, answer)
+            labels = torch.tensor([[-100] * len(prompt) + response])
+            loss = loss + model(torch.tensor([prompt + response]), labels=labels).loss / 4
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("models") / "writing"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def lengthen_recipe(tiny_recipe: Callable[..., Recipe], tiny_data: Path, writing_model: Path) -> Callable[..., Recipe]:
+    write_jsonl(tiny_data / "instructions.jsonl", [{"prompt": f"Tell of {word}."} for word in WORDS])
+
+    def make(**changes: Any) -> Recipe:
+        given: dict[str, Any] = {
+            "model": str(writing_model),
+            "rounds": 1,
+            "data": {"prompts": "instructions.jsonl", "prompts_per_round": 4},
+            "sampling": {"max_new_tokens": 40, "temperature": 1.0},
+            "self_lengthen": {
+                **{"instructions": 0, "initial": 2, "initial_tries": 4, "extensions": 1, "extension_tries": 4},
+                **{"micro_iterations": 2, "growth": 1.0, "drop_short": False, "low": 1, "high": 200, "step": 5},
+            },
+            "training": {"batch_size": 4, "max_length": 600},
+            "gates": {"disabled": ["degeneration"]},
+            "evaluate": [],
+        }
+        for name, value in changes.items():
+            given[name] = {**given[name], **value} if isinstance(given.get(name), dict) else value
+        return tiny_recipe("self_lengthen", **given)
+
+    return make
+
+
+def run(recipe: Recipe) -> Any:
+    return selfimprove.run(recipe, Progress(Console(quiet=True)))
+
+
+def events_of(result: Any, kind: str) -> list[dict[str, Any]]:
+    return [event for event in result.events if event["event"] == kind]
+
+
+def test_texts_grow_and_both_roles_and_the_final_model_are_trained(lengthen_recipe: Callable[..., Recipe]) -> None:
+    recipe = lengthen_recipe()
+    result = run(recipe)
+    (lengths,) = events_of(result, "lengths")
+    assert lengths["extended"]["mean"] > lengths["initial"]["mean"] and lengths["growth"] > 1
+    filters = {event["what"]: event for event in events_of(result, "filter")}
+    assert filters["initial"]["wanted"] == 8 and 0 < filters["extended"]["kept"] <= filters["extended"]["wanted"]
+    starts = [event["start_digest"] for event in events_of(result, "training")]
+    assert len(starts) == 3 and len(set(starts)) == 1  # each from the base model
+    assert result.policy.name == "M3"
+    tokenizer = load_tokenizer(resolve_policy(recipe.model))
+    folders = [event["folder"] for event in events_of(result, "step") if event["step"] == "sft"]
+    generator, extender, final = (
+        read_rows(Path(recipe.output) / "steps" / folder / "inputs" / "examples.arrow") for folder in folders
+    )
+    shown = [tokenizer.decode(rows[0]["prompt_ids"]) for rows in (generator, extender, final)]
+    assert "outline" not in shown[0] and "outline" in shown[1] and "words" in shown[2]
+    assert "Did the texts grow?" in Path(result.report).read_text()
+    again = run(recipe)
+    assert all(event["reused"] for event in events_of(again, "step")[len(events_of(result, "step")) :])
+
+
+def test_a_longer_text_begins_with_the_forced_beginning(
+    lengthen_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    written = lengthening._written
+
+    def watched(loop: Any, policy: Any, questions: Any, label: str) -> Any:
+        found = written(loop, policy, questions, label)
+        asked.extend((questions[id][1], text) for id, (text, _) in found.items() if questions[id][1])
+        return found
+
+    monkeypatch.setattr(lengthening, "_written", watched)
+    run(lengthen_recipe())
+    assert asked and all(text.startswith(beginning) for beginning, text in asked)
+
+
+def test_what_failed_is_drawn_anew_and_a_kill_loses_nothing(
+    lengthen_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = lengthen_recipe(self_lengthen={"micro_iterations": 1})
+    whole = run(lengthen_recipe(self_lengthen={"micro_iterations": 1}, output=recipe.output + "-whole"))
+    calls, written = [0], lengthening._written
+
+    def killed(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+        return written(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lengthening, "_written", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe)
+    resumed = run(recipe)
+    assert resumed.policy.digest == whole.policy.digest
+    assert events_of(resumed, "lengths")[-1]["extended"] == events_of(whole, "lengths")[-1]["extended"]
+
+
+def test_self_instruct_keeps_what_the_model_calls_suitable(
+    lengthen_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = lengthen_recipe(self_lengthen={"instructions": 3, "instruct_tries": 2})
+    with pytest.raises(RunFailed, match=r"no new instruction passed in 2 tries .*self_lengthen\.instructions=0"):
+        run(recipe)
+    monkeypatch.setattr(
+        lengthening, "normalized", lambda text, steps: "yes"
+    )  # the tiny model says neither yes nor no; which of its lines are kept is what is asked here
+    monkeypatch.setattr(
+        lengthening, "_instruction", lambda text: f"Tell of {text.split()[0] if text else ''} and more."
+    )
+    result = run(lengthen_recipe(self_lengthen={"instructions": 3, "instruct_tries": 2}))
+    found = [event for event in events_of(result, "filter") if event["what"] == "instructions"]
+    assert found[0]["kept"] == 0 and 0 < found[-1]["kept"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "instruction"),
+    [
+        ("3. Write of a cat.\nAnd more", "Write of a cat."),
+        ('\n\n "Tell it."', "Tell it."),
+        ("- A line", "A line"),
+        ("", ""),
+    ],
+)
+def test_an_instruction_is_the_first_line(text: str, instruction: str) -> None:
+    assert lengthening._instruction(text) == instruction
+
+
+def test_lengths_that_were_not_reached_are_said(lengthen_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(RunFailed, match=r"no text of \d+ has 1000 to 1999 words \(the longest has \d+\)"):
+        run(lengthen_recipe(self_lengthen={"low": 1000, "high": 2000}))
+
+
+def test_what_does_not_fit_the_context_is_counted_and_never_cut(lengthen_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises((RunFailed, InputError), match=r"no room|too long"):
+        run(lengthen_recipe(sampling={"max_new_tokens": 5000}))
+
+
+def test_words_of_a_text_are_the_authors() -> None:
+    assert lengthening.Text("1", "Tell.", "一二三 four five.").words == count_words("一二三 four five.") == 5
