@@ -8,7 +8,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
@@ -16,12 +16,17 @@ from rich.table import Table
 
 from selfimprove.artefacts import Store
 from selfimprove.builtin import BUILTINS, cache_folder
-from selfimprove.chat import append_turn, render_example
+from selfimprove.chat import append_turn, render_example, render_prompt
 from selfimprove.errors import InputError
+from selfimprove.lengthening_plan import lengthening_room
+from selfimprove.lengthening_questions import extend
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.summary import duration
 from selfimprove.reporting.text import printable
 from selfimprove.run_folder import Run
+
+if TYPE_CHECKING:
+    from selfimprove.estimate_tokens import Tokens
 
 
 class _NoEvents:
@@ -42,7 +47,7 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     from selfimprove.training.accelerate_file import find_accelerate_file, missing_here, read_accelerate_file
     from selfimprove.training.stages import batch_split
 
-    if recipe.method in ("evaluate_judge", "judge_file", "answer"):
+    if recipe.method in ("evaluate_judge", "evaluate_responses", "judge_file", "answer"):
         raise InputError(f"check: method {recipe.method!r} trains nothing; run it: it says first what is wrong")
     quiet_libraries()
     batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
@@ -56,6 +61,8 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
 
         require_trainable(loop)
         out.print(_updates(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
+    if recipe.method == "self_lengthen":
+        out.print(_calls(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
     if function := getattr(recipe.ranked_by() or recipe.rewarded_by(), "function", None):
         out.print(f"this recipe runs your code: {function}", highlight=False)
     if recipe.training.accelerate:
@@ -80,6 +87,20 @@ def _updates(recipe: Recipe, prompts: int) -> str:
     return f"{parts}: each {n} samples of {each} prompts; the {prompts:,} prompts are used {times:.1f} times"
 
 
+def _calls(recipe: Recipe, prompts: int) -> str:
+    """What a round of Self-Lengthen asks for, with all its tries and with one."""
+    from selfimprove.estimate_tokens import lengthening_calls, one_try
+
+    most, least = (lengthening_calls(one, prompts) for one in (recipe, one_try(recipe)))
+    parts = [
+        f"{least.answers:,} to {most.answers:,} answers",
+        f"{least.extensions:,} to {most.extensions:,} extensions",
+    ]
+    if most.instructions:
+        parts.insert(0, f"{least.instructions:,} to {most.instructions:,} instructions")
+    return f"each round asks for {', '.join(parts)}: with one try, and with all tries, of each"
+
+
 def _instruction(recipe: Recipe) -> str | None:
     """What stands between two attempts, for methods that have two."""
     if recipe.method == "score" and recipe.score.turns == 2:
@@ -89,7 +110,9 @@ def _instruction(recipe: Recipe) -> str | None:
 
 def _turn(loop: Any) -> list[int]:
     """The instruction's turn as token ids, none where there is one turn; for `self_judge` the question to a judge
-    without the texts in it."""
+    without the texts in it, for `self_lengthen` the question about a text without the texts."""
+    if loop.recipe.method == "self_lengthen":
+        return render_prompt(loop.tokenizer, extend("", ""))
     if loop.recipe.method == "self_judge":
         found = _question(loop, "", "", "")
         return list(found.ids) if found else []
@@ -112,6 +135,10 @@ def _second_turn(loop: Any) -> list[tuple[str, list[int]]]:
         first = loop.data.round_prompts[0][0]
         asked = _question(loop, first.text, "(a response, as it was sampled)", str(first.answer))
         return [("question to the judge, as it is trained with the reference", list(asked.ids))] if asked else []
+    if loop.recipe.method == "self_lengthen":
+        first = loop.data.round_prompts[0][0]
+        asked = render_prompt(loop.tokenizer, extend(first.text, "(an answer, as it was sampled)"))
+        return [("question to the Extender for the whole text", asked)]
     if not (instruction := _instruction(loop.recipe)):
         return []
     prompt = loop.data.round_prompts[0][0]
@@ -136,17 +163,21 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
 def _estimate(loop: Any) -> Table:
     """Tokens, time, memory and disk, from the model's shape and this machine's matrix products. Upper bounds: every
     response is taken to use all of sampling.max_new_tokens."""
-    from selfimprove.estimate_tokens import tokens_of
+    from selfimprove.estimate_tokens import one_try, tokens_of
     from selfimprove.floor import machine_speed, model_size
 
     recipe, base = loop.recipe, Path(loop.base_policy.base)
-    tokens = tokens_of(
-        recipe,
-        [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts],
-        sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples),
-        len(_turn(loop)),
-        gpu=loop.device != "cpu",
-    )
+
+    def of(recipe: Recipe) -> Tokens:
+        return tokens_of(
+            recipe,
+            [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts],
+            sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples),
+            len(_turn(loop)),
+            gpu=loop.device != "cpu",
+        )
+
+    tokens = of(recipe)
     items = sum(map(_answers, loop.evaluator.suites)) * tokens.policies
     table = Table("estimate", "at most", box=None, pad_edge=False)
     table.add_row(
@@ -157,11 +188,15 @@ def _estimate(loop: Any) -> Table:
     except KeyError as missing:
         table.add_row("time", f"not known: {base / 'config.json'} has no {missing}")
     else:
-        passes = 2 if recipe.training.lora else 3
-        many = 2 * (size.body + size.head) * (tokens.read + tokens.scored + passes * tokens.trained)
-        few = 2 * (size.body + size.head) * (tokens.sampled + 60 * items)
-        seconds = many / speed.large + few / speed.decode
-        table.add_row("time", f"{duration(2 * seconds)} (at half of this machine's matrix speed)")
+        passes, weights = 2 if recipe.training.lora else 3, 2 * (size.body + size.head)
+
+        def time_of(tokens: Tokens) -> str:
+            many = tokens.read + tokens.scored + passes * tokens.trained
+            return duration(2 * weights * (many / speed.large + (tokens.sampled + 60 * items) / speed.decode))
+
+        table.add_row("time", f"{time_of(tokens)} (at half of this machine's matrix speed)")
+        if recipe.method == "self_lengthen":
+            table.add_row("time, if all passes at once", time_of(of(one_try(recipe))))
     for row in _memory_and_disk(loop, base):
         table.add_row(*row)
     return table
@@ -189,13 +224,18 @@ def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
         sharded = config.distributed_type.value in ("FSDP", "DEEPSPEED")
     given = [(len(p.prompt.prompt_ids), len(a.ids)) for p in data.pairs for a in (p.chosen, p.rejected)]
     prompts = [len(p.prompt_ids) for group in data.round_prompts for p in group] + [prompt for prompt, _ in given]
+    prompt = max(prompts, default=0)
+    example = max((len(e["prompt_ids"]) + len(e["response_ids"]) for e in data.seed_examples), default=0)
+    if recipe.method == "self_lengthen":
+        room = lengthening_room(loop)
+        prompt, example = room.asked, room.example
     plan = estimate.plan_of(
         recipe,
         half=loop.dtype == "bfloat16",
         gpu=gpu,
-        prompt=max(prompts, default=0),
+        prompt=prompt,
         response=max((response for _, response in given), default=None),
-        example=max((len(e["prompt_ids"]) + len(e["response_ids"]) for e in data.seed_examples), default=0),
+        example=example,
         sharded=sharded,
         between=len(_turn(loop)),
     )

@@ -334,7 +334,7 @@ def plan_of(
         prompt=prompt,
         response=response or sampling.max_new_tokens,
         example=example,
-        n=sampling.n,
+        n=1 if recipe.method == "self_lengthen" else sampling.n,
         batch_tokens=sampling.batch_tokens,
         micro_batch=min(training.micro_batch_size, max(1, training.batch_size // training.processes)),
         lora_rank=training.lora.r if training.lora else None,
@@ -365,9 +365,9 @@ def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
     if recipe.method == "self_judge":
         found["judge"] = sft(shape, plan)
         return found
-    if recipe.data.seed or recipe.method == "star":
+    if recipe.data.seed or recipe.method in ("star", "self_lengthen"):
         found["SFT"] = sft(shape, plan)
-    if recipe.method not in ("sft", "star", "evaluate"):
+    if recipe.method not in ("sft", "star", "self_lengthen", "evaluate"):
         found["DPO"] = dpo(shape, plan)
     return found
 
@@ -384,6 +384,8 @@ def disk_of(shape: Shape, plan: Plan, recipe: Recipe, rounds: int) -> Disk:
         return replace(found, while_training=found.while_training + more * found.policy)
     if recipe.method == "star":
         return disk(shape, plan, rounds)
+    if recipe.method == "self_lengthen":  # two in a round, and the final one
+        return disk(shape, plan, 2 * rounds + 1)
     if recipe.method == "self_judge":  # and the copy in judge/
         found = disk(shape, plan, rounds)
         return replace(found, kept=found.kept + found.policy)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from selfimprove.recipe import Recipe
@@ -35,7 +35,7 @@ def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, b
         prompts: tokens of each prompt, by round.
         examples: tokens of all seed examples.
         between: tokens of the instruction's turn, where there are two turns; of `self_judge` the question to a judge
-            without the texts in it.
+            without the texts in it; of `self_lengthen` the longer question about a text without text and instruction.
         gpu: on one, `training.gradient_checkpointing: auto` is on, and a prompt is then not shared by its samples.
     """
     rows = [length for group in prompts for length in group]
@@ -45,6 +45,8 @@ def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, b
         return _star(recipe, rows, len(prompts), between)
     if recipe.method == "self_judge":
         return _self_judge(recipe, rows, len(prompts), between)
+    if recipe.method == "self_lengthen":
+        return _self_lengthen(recipe, rows, len(prompts), between)
     new, epochs = recipe.sampling.max_new_tokens, recipe.training.epochs
     sampled = len(rows) * recipe.sampling.n * new
     return Tokens(
@@ -106,4 +108,59 @@ def _self_judge(recipe: Recipe, rows: Sequence[int], rounds: int, question: int)
         scored=reference + 2 * rounds * _PROBE * plain / (n * len(rows)),
         trained=recipe.training.epochs * (plain + reference),
         policies=rounds + 1,
+    )
+
+
+class Calls(NamedTuple):
+    """How often a round of `self_lengthen` asks, with all its tries: for an instruction, an answer, a longer text.
+    `texts`: the longer texts wanted."""
+
+    instructions: int
+    answers: int
+    extensions: int
+    texts: int
+
+
+def lengthening_calls(recipe: Recipe, prompts: int) -> Calls:
+    """Of a round of so many prompts, where nothing passes before its last try and nothing is dropped as short."""
+    options = recipe.self_lengthen
+    answers = (options.instructions or prompts) * options.initial
+    texts = answers * options.extensions
+    return Calls(
+        instructions=options.instructions * options.instruct_tries,
+        answers=answers * options.initial_tries,
+        extensions=texts * options.extension_tries * options.micro_iterations * 2,
+        texts=texts,
+    )
+
+
+def one_try(recipe: Recipe) -> Recipe:
+    """The recipe where everything passes at once."""
+    tries = dict.fromkeys(("instruct_tries", "initial_tries", "extension_tries"), 1)
+    return recipe.model_copy(update={"self_lengthen": recipe.self_lengthen.model_copy(update=tries)})
+
+
+def _self_lengthen(recipe: Recipe, rows: Sequence[int], rounds: int, question: int) -> Tokens:
+    """Every round: `lengthening_calls`, and SFT of Generator and Extender; then SFT on the texts of all rounds. A new
+    instruction is taken to be as long as the longest prompt, a forced beginning to be two thirds of an answer."""
+    options, new, most = recipe.self_lengthen, recipe.sampling.max_new_tokens, recipe.training.max_length
+    calls, instruction = lengthening_calls(recipe, len(rows) // rounds), max(rows)
+    opening = 2 * new // 3
+    text, about = opening + new, question + instruction
+    enriched, extended = about + text // 2, about + text + opening
+    lengths = (instruction + new, instruction + text, about + new + text)
+    answered, longer, outlined = (min(length, most) for length in lengths)
+    answers = calls.texts // options.extensions
+    examples = calls.texts * (longer + outlined) + answers * answered + calls.texts * longer
+    return Tokens(
+        read=rounds
+        * (
+            calls.instructions * 4 * instruction  # two are shown for a new one, which is then asked about
+            + calls.answers * instruction
+            + calls.extensions * (enriched + extended) / 2
+        ),
+        sampled=rounds * (calls.instructions * (new + 4) + (calls.answers + calls.extensions) * new),
+        scored=(2 * rounds + 1) * 2 * _PROBE * outlined,
+        trained=recipe.sft.epochs * rounds * examples,
+        policies=rounds + 2,
     )

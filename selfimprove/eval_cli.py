@@ -74,7 +74,7 @@ def suite(
     as_json: JsonOption = False,
 ) -> None:
     """Measure policies on a suite; an interrupted evaluation goes on. `alpaca --annotations FILE`: win rates;
-    `longen --responses FILE`: lengths of texts."""
+    `longen --responses FILE [--judge J]`: lengths of texts, and their quality."""
     unread: dict[str, Any] = {
         "--against": against,
         "--judge": judge,
@@ -93,10 +93,25 @@ def suite(
         _win_rates(annotations, corrected, 0.1 if max_missing is None else max_missing, as_json)
         return
     if responses is not None:
-        asked = {"--policy": policy or None, "--max-missing": max_missing, "--corrected": corrected or None}
-        if useless := _given(unread | asked):
-            raise InputError(f"--responses holds the texts already and no judge reads them, so leave {useless} out")
-        _length_scores(suite, responses, limit, as_json)
+        asked = {"--policy": policy or None, "--corrected": corrected or None}
+        of_judge = {"--judge": judge, "--rubric": rubric, "--max-missing": max_missing, "--output": output}
+        if useless := _given({name: value for name, value in unread.items() if name not in of_judge} | asked):
+            raise InputError(f"--responses holds the texts already, so leave {useless} out")
+        if judge is not None:
+            chosen: dict[str, Any] = {"suite": suite, "data": str(responses), "judge": judge_of(judge, rubric)}
+            chosen |= {} if max_missing is None else {"max_missing": max_missing}
+            names = ["eval", Path(suite).stem, responses.stem, f"by-{judge_name(judge)}"]
+            values = {
+                "method": "evaluate_responses",
+                "output": str(output or default_output(*names)),
+                "evaluate": [chosen],
+                "sampling": {"backend": backend},
+            }
+            _run(values | ({"evaluate_limit": limit} if limit else {}), as_json)
+        elif useless := _given(of_judge):
+            raise InputError(f"--responses without --judge reads no model and keeps nothing, so leave {useless} out")
+        else:
+            _length_scores(suite, responses, limit, as_json)
         return
     if not policy:
         files = {"alpaca": "--annotations FILE.csv,", "longen": "--responses FILE.jsonl,"}

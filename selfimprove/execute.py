@@ -17,6 +17,7 @@ from selfimprove.loop import Loop
 from selfimprove.methods import find_method
 from selfimprove.methods.answer import answer, answer_with, prompts_to_answer
 from selfimprove.methods.evaluate_judge import evaluate_judge, judges_to_measure
+from selfimprove.methods.evaluate_responses import evaluate_responses, responses_and_judges
 from selfimprove.methods.judge_file import file_to_judge, judge_file, responses_to_judge
 from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
@@ -34,6 +35,7 @@ from selfimprove.training.trackers import check_trackers, tracking
 # Methods that train nothing: what finds all they need, and what then does it.
 _UNTRAINED: dict[str, tuple[Callable[[Inference], Any], Callable[[Inference, Any], None]]] = {
     "evaluate_judge": (judges_to_measure, evaluate_judge),
+    "evaluate_responses": (responses_and_judges, evaluate_responses),
     "judge_file": (file_to_judge, judge_file),
     "answer": (answer_with, answer),
 }

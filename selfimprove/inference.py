@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
-from selfimprove.chat import Message, merged_system, render_prompt, stop_ids
+from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
-from selfimprove.errors import InputError
 from selfimprove.floor import step_floor
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rewarding import Rewarded, reward_step
@@ -259,11 +258,10 @@ class Inference(Record):
         """Conversations as token ids under the policy's own chat template; what does not fit its context is left out
         and noted."""
         tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
-        merged = _refuses_system(tokenizer, questions)
         rendered = []
         for id, messages in questions.items():
-            turns = merged_system(messages) if merged else list(messages)
-            rendered.append(RenderedPrompt(id, tuple(render_prompt(tokenizer, turns)), messages[-1]["content"]))
+            ids = render_prompt(tokenizer, accepted_turns(tokenizer, list(messages)))
+            rendered.append(RenderedPrompt(id, tuple(ids), messages[-1]["content"]))
         fitting = [prompt for prompt in rendered if len(prompt.prompt_ids) + new_tokens <= room]
         if dropped := len(rendered) - len(fitting):
             self.note(
@@ -347,15 +345,3 @@ class Inference(Record):
         if vllm := sys.modules.get("selfimprove.sampling.vllm"):
             for entry in vllm.ENGINE.take_history():
                 self.events.emit("engine", str(time.time_ns()), backend="vllm", round=self._round, **entry)
-
-
-def _refuses_system(tokenizer: Any, questions: Mapping[str, Sequence[Message]]) -> bool:
-    """Whether some question has a system turn and the chat template (Gemma's) takes none."""
-    first = next((messages for messages in questions.values() if messages[0]["role"] == "system"), None)
-    if first is None:
-        return False
-    try:
-        render_prompt(tokenizer, list(first))
-    except InputError:
-        return True
-    return False

@@ -1,4 +1,4 @@
-"""What `self_lengthen` is made of, over a `Loop`: instructions, answers, their longer versions, and what is trained."""
+"""What `self_lengthen` is made of, over a `Loop`: instructions, answers and their longer versions."""
 
 from __future__ import annotations
 
@@ -9,52 +9,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from selfimprove.artefacts import digest_of
-from selfimprove.chat import Message, render_example, render_open, render_prompt
+from selfimprove.chat import Message, render_open, render_prompt
+from selfimprove.data.leakage import leaks
 from selfimprove.data.lengthen import (
     count_words,
-    distinct_n,
-    dropped_lines,
     first_two_thirds,
     halves,
     keep_long,
-    length_demand,
-    longest_repeat,
     rejection,
 )
 from selfimprove.data.rows import RenderedPrompt
 from selfimprove.errors import RunFailed
 from selfimprove.evaluation.suites import normalized
+from selfimprove.lengthening_plan import lengthening_context
+from selfimprove.lengthening_questions import enrich, extend, instruct, suitable, user
 from selfimprove.policy import Policy
-from selfimprove.run_data import context_tokens
+from selfimprove.reporting.growth import growth_figures
 
 if TYPE_CHECKING:
     from selfimprove.loop import Loop
     from selfimprove.record import Round
 
-# The wording is this project's; in gist the authors'.
-_INSTRUCT = (
-    "Here are two instructions for writing a long text:\n\n1. {first}\n\n2. {second}\n\nWrite a third instruction of "
-    "the same kind about something else. Write the instruction only."
-)
-_SUITABLE = (
-    "Is the following instruction suitable for guiding a long text of more than {words} words? Answer only yes or no."
-    "\n\n<instruction>\n{instruction}\n</instruction>"
-)
-_ENRICH = (
-    "You are an expert in polishing texts. Below are an instruction and the beginning of a text that answers it, as an "
-    "outline. Enrich this beginning: expand its paragraphs or add sections to it. Do not continue beyond it, do not "
-    "repeat anything, and do not write long narratives.\n\n<instruction>\n{instruction}\n</instruction>\n\n<outline>\n"
-    "{text}\n</outline>\n\nWrite the enriched beginning only."
-)
-_EXTEND = (
-    "You are an expert in polishing texts. Below are an instruction and an outline of a text that answers it. Write "
-    "the whole text, longer and richer than the outline: expand its paragraphs or add sections. Do not repeat "
-    "anything, and do not write long narratives.\n\n<instruction>\n{instruction}\n</instruction>\n\n<outline>\n{text}\n"
-    "</outline>\n\nWrite the whole text only."
-)
 _UNFINISHED, _NO_ROOM = "unfinished", "no room in the model's context"
 _SHORT, _NOT_LONGER = "dropped as short", "not longer than before"
 
@@ -105,16 +81,20 @@ def instructions_for(loop: Loop, policy: Policy, round: Round) -> list[str]:
         asked = {}
         for place in range(wanted):
             first, second = choose.sample(pool, 2) if len(pool) > 1 else (pool[0], pool[0])
-            question = _INSTRUCT.format(first=first, second=second)
-            asked[f"{round.number}|instruction {place}|try {attempt}"] = _user(question)
+            asked[f"{round.number}|instruction {place}|try {attempt}"] = (instruct(first, second), "")
         label = f"self-instruct of round {round.number}, try {attempt + 1}"
-        written = _written(loop, policy, {id: (turns, "") for id, turns in asked.items()}, label)
-        found = {id: _instruction(text) for id, (text, _) in written.items()}
-        fitting = {id: text for id, text in found.items() if 3 < count_words(text) < 500 and text not in pool}
+        written = _written(loop, policy, asked, label)
+        known, fitting = {*seeds, *kept}, {}
+        for id, (text, _) in written.items():
+            found = _instruction(text)
+            if 3 < count_words(found) < 500 and found not in known:
+                fitting[id] = found
+                known.add(found)
         rejected["not 4 to 499 words, or known"] += len(asked) - len(fitting)
-        questions = {
-            id: _user(_SUITABLE.format(words=options.suitable_words, instruction=text)) for id, text in fitting.items()
-        }
+        evaluated = {text for text, _, _ in leaks(fitting.values(), loop.evaluator.texts())}
+        rejected["an evaluation prompt"] += sum(text in evaluated for text in fitting.values())
+        fitting = {id: text for id, text in fitting.items() if text not in evaluated}
+        questions = {id: suitable(text, options.suitable_words) for id, text in fitting.items()}
         said = loop.ask(policy, questions, 4, f"suitable instructions, try {attempt + 1}")
         for id, text in fitting.items():
             if id in said and normalized(said[id].text, ("lower", "strip", "final_period")) == "yes":
@@ -143,7 +123,7 @@ def initial_texts(loop: Loop, generator: Policy, instructions: Sequence[str], ro
     for attempt in range(options.initial_tries):
         if not waiting:
             break
-        asked = {f"{id}|try {attempt}": (_user(text), "") for id, text in waiting.items()}
+        asked = {f"{id}|try {attempt}": (user(text), "") for id, text in waiting.items()}
         label = f"initial answers of {generator.name}, round {round.number}, try {attempt + 1}"
         written = _written(loop, generator, asked, label)
         for id, instruction in list(waiting.items()):
@@ -202,8 +182,7 @@ def _longer(
     name, language = extender.name, loop.recipe.self_lengthen.language
     outlines = {id: halves(text)[0] for id, text in best.items()}
     asked = {
-        f"{id}|{attempt} first half": (_user(_ENRICH.format(instruction=waiting[id].instruction, text=outline)), "")
-        for id, outline in outlines.items()
+        f"{id}|{attempt} first half": (enrich(waiting[id].instruction, outline), "") for id, outline in outlines.items()
     }
     enriched = _written(loop, extender, asked, f"first halves enriched by {name}, {where}")
     openings = {}
@@ -214,7 +193,7 @@ def _longer(
         else:
             rejected[why or "nothing written"] += 1
     asked = {
-        f"{id}|{attempt} whole": (_user(_EXTEND.format(instruction=waiting[id].instruction, text=best[id])), opening)
+        f"{id}|{attempt} whole": (extend(waiting[id].instruction, best[id]), opening)
         for id, opening in openings.items()
     }
     whole = _written(loop, extender, asked, f"texts extended by {name}, {where}")
@@ -237,14 +216,21 @@ def _written(
     """(text, None), or (text, `unfinished`), of every question that fits the context: a whole batch, one answer each,
     with its forced beginning in front. A question's id is in the noise of its answer, so a new try draws anew."""
     sampling, tokenizer = loop.recipe.sampling, loop.tokenizer
-    room = context_tokens(policy.base) - sampling.max_new_tokens
-    rendered, begun = [], {}
+    context, new = lengthening_context(loop, policy), sampling.max_new_tokens
+    rendered, begun, too_long = [], {}, []
     for id, (messages, beginning) in asked.items():
         prompt = render_prompt(tokenizer, messages)
         ids = render_open(tokenizer, messages, beginning) if beginning else prompt
-        if len(ids) <= room:
+        if len(ids) + new > context:
+            too_long.append(len(ids))
+        else:
             rendered.append(RenderedPrompt(id, tuple(ids), messages[-1]["content"]))
             begun[id] = ids[len(prompt) :]
+    if too_long:
+        loop.note(
+            f"{label}: {len(too_long)} of {len(asked)} questions, of up to {max(too_long):,} tokens, do not fit the "
+            f"context of {context:,} with {new:,} new ones (sampling.max_new_tokens), and are not asked"
+        )
     if not rendered:
         return {}
     drawn = loop.draw(
@@ -254,7 +240,7 @@ def _written(
         n=1,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=new,
     )
     return {
         one.prompt_id: (
@@ -266,88 +252,10 @@ def _written(
     }
 
 
-def generator_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[str, list[int]]]:
-    """Instruction -> longer text, as token ids."""
-    return _examples(loop, [(one.longer.instruction, one.longer.text) for one in extended], "generator")
-
-
-def extender_examples(loop: Loop, extended: Sequence[Extended], round: Round) -> list[dict[str, list[int]]]:
-    """Instruction and answer -> longer text; of the answer each line is dropped with probability 0.2."""
-    pairs = []
-    for one in extended:
-        choose = random.Random(f"lines|{loop.recipe.seed}|{one.longer.id}")
-        question = _EXTEND.format(instruction=one.initial.instruction, text=dropped_lines(one.initial.text, choose))
-        pairs.append((question, one.longer.text))
-    return _examples(loop, pairs, "extender")
-
-
-def demanding_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[str, list[int]]]:
-    """Instruction with a demand of length -> text of that length: of all rounds' answers and longer texts, those
-    between `low` and `high` words. RunFailed where there is none."""
-    options = loop.recipe.self_lengthen
-    texts = list({one.id: one for pair in extended for one in (pair.initial, pair.longer)}.values())
-    fitting = [one for one in texts if options.low <= one.words < options.high]
-    loop.note(
-        f"{len(fitting)} of {len(texts)} texts have {options.low:,} to {options.high - 1:,} words and are trained"
-    )
-    if not fitting:
-        raise RunFailed(
-            f"no text of {len(texts)} has {options.low} to {options.high - 1} words (the longest has "
-            f"{max((one.words for one in texts), default=0)}): nothing to train the final model on; set "
-            "self_lengthen.low and high to lengths that were reached"
-        )
-    pairs = []
-    for one in fitting:
-        choose = random.Random(f"demand|{loop.recipe.seed}|{one.id}")
-        demand = length_demand(
-            one.words, choose, options.language, low=options.low, high=options.high, step=options.step
-        )
-        pairs.append((f"{one.instruction}\n\n{demand}", one.text))
-    return _examples(loop, pairs, "final")
-
-
-def _examples(loop: Loop, pairs: Sequence[tuple[str, str]], what: str) -> list[dict[str, list[int]]]:
-    rows = []
-    for question, text in pairs:
-        prompt_ids, response_ids = render_example(loop.tokenizer, _user(question), text)
-        if len(prompt_ids) + len(response_ids) <= loop.data.room:
-            rows.append({"prompt_ids": prompt_ids, "response_ids": response_ids})
-    if lost := len(pairs) - len(rows):
-        loop.note(f"{lost} of {len(pairs)} examples for the {what} are longer than {loop.data.room} tokens: left out")
-    if not rows:
-        raise RunFailed(
-            f"all {len(pairs)} examples for the {what} are longer than {loop.data.room} tokens (the model's context "
-            "and training.max_length); raise training.max_length or lower sampling.max_new_tokens"
-        )
-    return rows
-
-
 def report_texts(loop: Loop, round: Round, initial: Sequence[Text], extended: Sequence[Extended]) -> None:
-    """The event `lengths`: words of the round's texts, their growth, and how much they repeat themselves."""
-    longer = [one.longer for one in extended]
-    growth = [one.longer.words / max(one.initial.words, 1) for one in extended]
-    figures = {
-        "round": round.number,
-        "initial": _lengths(initial),
-        "extended": _lengths(longer),
-        "growth": float(np.median(growth)),
-        "examples": [
-            {"instruction": one.initial.instruction, "initial": one.initial.text, "longer": one.longer.text}
-            for one in extended[:3]
-        ],
-    }
+    """The event `lengths` of the round's texts."""
+    figures = {"round": round.number, **growth_figures(initial, extended)}
     loop.events.emit("lengths", digest_of(figures), **figures)
-
-
-def _lengths(texts: Sequence[Text]) -> dict[str, Any]:
-    words = [one.words for one in texts]
-    return {
-        "n": len(texts),
-        "mean": float(np.mean(words)),
-        "quantiles": [float(q) for q in np.quantile(words, (0.1, 0.25, 0.5, 0.75, 0.9))],
-        "distinct_4": float(np.mean([distinct_n(one.text, 4) for one in texts])),
-        "longest_repeat": float(np.mean([longest_repeat(one.text) for one in texts])),
-    }
 
 
 def _report_filter(loop: Loop, round: Round, what: str, wanted: int, kept: int, rejected: Counter[str]) -> None:
@@ -370,15 +278,11 @@ def _instruction(text: str) -> str:
     return re.sub(r"^\s*(?:\d+[.)]|[-*])\s*", "", first).strip().strip('"“”').strip()
 
 
-def _user(text: str) -> list[Message]:
-    return [{"role": "user", "content": text}]
-
-
 def _said(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{why}: {count}" for why, count in counts.items() if count) or "no reason"
 
 
 _HINT = (
-    "look at the texts in the sampling steps' folders; a larger sampling.max_new_tokens lets texts end, and "
-    "self_lengthen.drop_short=false keeps short ones"
+    "look at the texts in the sampling steps' folders; self_lengthen.language says whose rules they must keep, a "
+    "larger sampling.max_new_tokens lets texts end, and self_lengthen.drop_short=false keeps short ones"
 )

@@ -19,6 +19,7 @@ from selfimprove.judge_training import check_judge_training
 from selfimprove.judging.asking import find_judge, short_name
 from selfimprove.judging.judges import check_judge
 from selfimprove.judging.rewarding import check_reward
+from selfimprove.lengthening_plan import check_lengthening
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Round
@@ -64,6 +65,8 @@ class Loop(Inference):
             check_reward(reward, recipe.search_folders(), f"{recipe.method}.reward", recipe.trust_remote_code)
         if recipe.method == "self_judge":
             check_judge_training(self)
+        if recipe.method == "self_lengthen":
+            check_lengthening(self)
         for changed in events.adopt_inputs(self._inputs()):
             progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))

@@ -11,22 +11,15 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from selfimprove.errors import InputError
+from selfimprove.method_sections import Answer, Cream, IterativeDpo, JudgeFile, Score, SelfJudge, SelfLengthen, Star
 from selfimprove.recipe_sections import (
-    Answer,
-    Cream,
     Data,
     Gates,
-    IterativeDpo,
-    JudgeFile,
     JudgeOptions,
     Positive,
     Reward,
     Sampling,
-    Score,
-    SelfJudge,
-    SelfLengthen,
     Sft,
-    Star,
     Strict,
     SuiteChoice,
     Training,
@@ -36,7 +29,7 @@ from selfimprove.shipped import recipe_file
 
 _Method = Literal[
     "sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "self_lengthen",
-    "evaluate", "evaluate_judge", "judge_file", "answer",
+    "evaluate", "evaluate_judge", "evaluate_responses", "judge_file", "answer",
 ]  # fmt: skip
 # What only the method of that name reads.
 _METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file", "answer")
@@ -109,9 +102,7 @@ class Recipe(Strict):
             **dict.fromkeys(
                 ("iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file"), ("prompts",)
             ),
-            "answer": (),
-            "evaluate": (),
-            "evaluate_judge": (),
+            **dict.fromkeys(("answer", "evaluate", "evaluate_judge", "evaluate_responses"), ()),
         }
         for name in needs.get(self.method, ("seed", "prompts")):
             if getattr(self.data, name) is None:

@@ -10,9 +10,10 @@ import numpy as np
 from selfimprove import gates
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses, Scores
 from selfimprove.errors import GateError, RunFailed
+from selfimprove.method_sections import Cream
 from selfimprove.policy import Policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import Cream, JudgeOptions
+from selfimprove.recipe_sections import JudgeOptions
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.rounds import Ranking, round_figures
 from selfimprove.reporting.terminal import Progress

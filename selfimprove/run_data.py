@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from selfimprove.data.rows import Pair, RenderedPrompt, Response, Responses
 from selfimprove.data.sources import DataSource, Prompt, load_examples, load_preferences, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS
+from selfimprove.judging.asking import under
 from selfimprove.policy import Policy, load_tokenizer
 from selfimprove.recipe import Recipe
 
@@ -38,12 +38,12 @@ class RunData:
     def __post_init__(self) -> None:
         search = self.recipe.search_folders()
         self.seed_texts: list[str] = []
-        with _under("seed"):
+        with under("data.seed"):
             self.seed_examples = self._seed_examples(search) if self.recipe.data.seed else []
         uses_prompts = self.recipe.method not in ("sft", "dpo") and self.recipe.data.prompts
-        with _under("prompts"):
+        with under("data.prompts"):
             self.round_prompts = self._round_prompts(search) if uses_prompts else []
-        with _under("pairs"):
+        with under("data.pairs"):
             self.pairs = self._given_pairs(search) if self.recipe.method == "dpo" else []
 
     def training_texts(self) -> list[str]:
@@ -60,10 +60,18 @@ class RunData:
         return 2 * once + len(append_turn(self.tokenizer, [], instruction))
 
     def rendered(self, prompts: Sequence[Prompt], new_tokens: int, what: str = "prompts") -> list[RenderedPrompt]:
-        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut."""
+        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut. Of
+        `self_lengthen`, whose answers are to be as long as the context allows, one is refused."""
         found = []
         for prompt in prompts:
             ids = render_prompt(self.tokenizer, list(prompt.messages))
+            if self.recipe.method == "self_lengthen" and len(ids) + new_tokens > self.room:
+                fits = self.room - len(ids)
+                raise InputError(
+                    f"prompt {prompt.id!r} is too long: its {len(ids):,} tokens and sampling.max_new_tokens="
+                    f"{new_tokens} do not fit {self.room:,} tokens (the model's context and training.max_length); "
+                    + (f"max_new_tokens={fits} does, or leave it out" if fits > 0 else "shorten it, or leave it out")
+                )
             if len(ids) + new_tokens <= self.room:
                 found.append(
                     RenderedPrompt(prompt.id, tuple(ids), content(prompt), prompt.answer, prompt.group, prompt.messages)
@@ -130,16 +138,6 @@ class RunData:
     def _dropped(self, dropped: int, total: int, what: str) -> None:
         if dropped:
             self.note(f"{dropped} of {total} {what} are too long for {self.room} tokens and are left out")
-
-
-@contextmanager
-def _under(key: str) -> Iterator[None]:
-    """Whatever is wrong with a source is said with the key it stands under."""
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith("data.") else f"data.{key}: {text}") from error
 
 
 def responses_of(pairs: Sequence[Pair]) -> Responses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from selfimprove.chat import render_example
 from selfimprove.policy import MODELS, Policy, resolve_policy
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe, make_recipe
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
+WORDS = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -130,14 +133,13 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture
 def tiny_data(tmp_path: Path) -> Path:
     """seed.jsonl (12 examples), prompts.jsonl (24), pairs.jsonl (10), and a suite suite.yaml with 6 items."""
-    words = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
-    write_jsonl(tmp_path / "seed.jsonl", [{"prompt": f"Say {w}", "response": w} for w in words])
-    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"Say {w} {n}", "answer": w} for n in (1, 2) for w in words])
+    write_jsonl(tmp_path / "seed.jsonl", [{"prompt": f"Say {w}", "response": w} for w in WORDS])
+    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"Say {w} {n}", "answer": w} for n in (1, 2) for w in WORDS])
     write_jsonl(
         tmp_path / "pairs.jsonl",
-        [{"prompt": f"Tell {w}", "chosen": w, "rejected": w[::-1] + "!", "confidence": 0.9} for w in words[:10]],
+        [{"prompt": f"Tell {w}", "chosen": w, "rejected": w[::-1] + "!", "confidence": 0.9} for w in WORDS[:10]],
     )
-    write_jsonl(tmp_path / "items.jsonl", [{"prompt": f"Name {w}", "answer": w} for w in words[:6]])
+    write_jsonl(tmp_path / "items.jsonl", [{"prompt": f"Name {w}", "answer": w} for w in WORDS[:6]])
     (tmp_path / "suite.yaml").write_text("name: tiny\nkind: exact_match\ndata: items.jsonl\nmax_new_tokens: 6\n")
     return tmp_path
 
@@ -172,5 +174,54 @@ def tiny_recipe(tiny_model: Path, tiny_data: Path) -> Callable[..., Recipe]:
             )
             values[key] = merged
         return make_recipe(values, folder=tiny_data)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def writing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after it has learned to answer with a sentence of a few words: a random one ends none."""
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    dice, optimizer = random.Random(0), torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        loss = torch.zeros(())
+        for _ in range(4):
+            question = [{"role": "user", "content": f"Tell of {dice.choice(WORDS)}."}]
+            answer = " ".join(dice.choices(WORDS, k=dice.randint(2, 5))) + "."
+            prompt, response = render_example(tokenizer, question, answer)
+            labels = torch.tensor([[-100] * len(prompt) + response])
+            loss = loss + model(torch.tensor([prompt + response]), labels=labels).loss / 4
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("models") / "writing"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def lengthen_recipe(tiny_recipe: Callable[..., Recipe], tiny_data: Path, writing_model: Path) -> Callable[..., Recipe]:
+    """`lengthen_recipe(self_lengthen={...})`: Self-Lengthen from 4 of 12 instructions, in a few seconds."""
+    write_jsonl(tiny_data / "instructions.jsonl", [{"prompt": f"Tell of {word}."} for word in WORDS])
+
+    def make(**changes: Any) -> Recipe:
+        given: dict[str, Any] = {
+            "model": str(writing_model),
+            "rounds": 1,
+            "data": {"prompts": "instructions.jsonl", "prompts_per_round": 4},
+            "sampling": {"max_new_tokens": 40, "temperature": 1.0},
+            "self_lengthen": {
+                **{"instructions": 0, "initial": 2, "initial_tries": 4, "extensions": 1, "extension_tries": 4},
+                **{"micro_iterations": 2, "growth": 1.0, "drop_short": False, "low": 1, "high": 200, "step": 5},
+            },
+            "training": {"batch_size": 4, "max_length": 600},
+            "gates": {"disabled": ["degeneration"]},
+            "evaluate": [],
+        }
+        for name, value in changes.items():
+            given[name] = {**given[name], **value} if isinstance(given.get(name), dict) else value
+        return tiny_recipe("self_lengthen", **given)
 
     return make

@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -35,10 +37,35 @@ def checkpoints(steps: Path) -> dict[str, int]:
     return found
 
 
-def start(recipe: str, output: Path, overrides: list[str], log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "selfimprove", "run", recipe, f"output={output}", *overrides]
+def reached(steps: Path, label: str, what: str) -> bool:
+    """Whether a step with `label` in its label has `begun` and goes on, has a whole `shard`, or is `done`."""
+    kept = {"begun": ".partial-*/step.json", "shard": ".partial-*/rows-00000.arrow", "done": "[!.]*/manifest.json"}
+    for path in steps.glob(kept[what]):
+        with suppress(FileNotFoundError):  # it was finished since
+            task = path.with_name("manifest.json" if what == "done" else "step.json")
+            if label in json.loads(task.read_text())["label"]:
+                return True
+    return False
+
+
+def command(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen([sys.executable, "-m", "selfimprove", *words], stdout=file, stderr=subprocess.STDOUT)
+
+
+def kill_when(moment: Callable[[], bool], words: Sequence[str], log: Path) -> bool:
+    """Starts a command and kills it as soon as `moment()` is true; whether it was before the command's end."""
+    process = command(words, log)
+    while process.poll() is None and not moment():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    code = process.wait()
+    assert code in (0, -signal.SIGKILL), f"exit code {code}:\n{log.read_text()[-3000:]}"
+    return code != 0
+
+
+def start(recipe: str, output: Path, overrides: list[str], log: Path) -> subprocess.Popen[bytes]:
+    return command(["run", recipe, f"output={output}", *overrides], log)
 
 
 def finish(recipe: str, output: Path, overrides: list[str]) -> str:

@@ -130,6 +130,7 @@ def test_every_figure_from_the_stored_rows(tmp_path: Path, talking: Path) -> Non
     baselines = found["baselines"]
     for name, values in {
         "length": [len(row["text"]) for row in said],
+        "shortness": [-len(row["text"]) for row in said],
         "likelihood": [row["log_prob"] / row["tokens"] for row in each],
         "likelihood_summed": [row["log_prob"] for row in each],
     }.items():
@@ -149,6 +150,12 @@ def test_every_figure_from_the_stored_rows(tmp_path: Path, talking: Path) -> Non
     assert baselines["random"]["area"]["value"] == pytest.approx(sum(gold) / 18) == found["mean_gold"]
     assert baselines["oracle"]["best_of_n"]["value"] == pytest.approx(len(first) / 6)
     assert baselines["oracle"]["auroc"]["value"] == 1.0 and baselines["random"]["auroc"]["value"] == 0.5
+    longest, shortest = (baselines[name] for name in ("length", "shortness"))
+    assert longest["auroc"]["value"] + shortest["auroc"]["value"] == pytest.approx(1)
+    (kept, worth), *_ = shortest["curve"]  # the shortest responses alone, which the longest ones' curve does not tell
+    least = min(len(row["text"]) for row in said)
+    short = [value for value, row in zip(gold, said, strict=True) if len(row["text"]) == least]
+    assert (kept, worth) == (pytest.approx(1 / 18), pytest.approx(sum(short) / len(short)))
     assert own["curve"][-1] == [1.0, pytest.approx(found["mean_gold"])]
     assert found["calibration"]["bias"]["value"] == pytest.approx(sum(scores) / 18 / 9 - sum(gold) / 18)
 

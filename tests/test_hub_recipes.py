@@ -24,6 +24,7 @@ from selfimprove.checking import check_recipe
 from selfimprove.data.sources import load_examples, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.judging.math_answers import math_verdict
+from selfimprove.method_sections import SelfLengthen
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.terminal import Progress
 from selfimprove.shipped import shipped_recipes, shipped_suites
@@ -34,6 +35,7 @@ HUB = {
     for name, path in shipped_recipes().items()
     if (model := load_recipe(path).model) not in BUILTINS and not model.startswith("runs/")
 }
+LENGTHEN = [name for name in HUB if load_recipe(name).method == "self_lengthen"]
 SCORE = [name for name in HUB if load_recipe(name).method == "score"]
 WORDS = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
 CHOICES = {"text": ["one", "two", "three"], "label": ["A", "B", "C"]}
@@ -54,7 +56,8 @@ ROWS: dict[str, Any] = {
         "subject": "Algebra", "level": 1, "unique_id": f"train/algebra/{word}.json",
     },
     "databricks/databricks-dolly-15k": lambda word: {
-        "instruction": f"Name the {word}.", "context": "", "response": f"The {word} it is.", "category": "open_qa"
+        "instruction": f"Name the {word}.", "context": "", "response": f"The {word} it is.",
+        "category": "creative_writing",
     },
     "HuggingFaceH4/MATH-500": lambda word: {
         "problem": f"Double one {word}.", "solution": "It is $\\boxed{2}.$", "answer": "2", "subject": "Algebra",
@@ -83,6 +86,11 @@ def small(name: str, model: Path, output: Path, *more: str) -> Recipe:
         overrides += ["sampling.n=4", "sampling.max_new_tokens=6", "training.batch_size=16", "score.probe_prompts=2"]
         overrides += ["score.stage_one.updates=2", "score.stage_two.updates=2"]
         overrides += ["evaluate=[{suite: self-correction-math, max_new_tokens: 6}]"]
+    elif recipe.method == "self_lengthen":
+        # A random model calls no instruction suitable, and writes no thousands of words.
+        overrides += ["rounds=1", "data.prompts_per_round=4", "sampling.max_new_tokens=40", "sft.learning_rate=1e-3"]
+        overrides += ["self_lengthen.instructions=0", "self_lengthen.growth=1", "self_lengthen.low=1"]
+        overrides += ["evaluate=[{suite: longen, max_new_tokens: 6}]"]
     elif recipe.method != "sft":
         overrides += ["rounds=1", "data.prompts_per_round=8", "sampling.max_new_tokens=6", "sft.learning_rate=1e-3"]
     if recipe.training.accelerate:
@@ -111,20 +119,23 @@ def ending(tiny_model: Path, folder: Path) -> Path:
 
 def test_the_model_families_are_there() -> None:
     assert {name.split("/")[0] for name in HUB} == {
-        "llama-2-13b-chat", "llama-3-8b-instruct", "llama-3.1-8b-instruct",
+        "llama-2-13b-chat", "llama-3-8b-instruct", "llama-3.1-8b-instruct", "qwen2-7b-instruct",
         "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct", "qwen2.5-7b-instruct",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_a_hub_recipe_runs_on_a_tiny_model(name: str, hub: None, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_hub_recipe_runs_on_a_tiny_model(
+    name: str, hub: None, tiny_model: Path, writing_model: Path, tmp_path: Path
+) -> None:
     # A random model is never right, which would leave no pair and nothing to learn.
     judge = {"iterative_dpo": ["iterative_dpo.judge.kind=random"], "score": [f"score.reward={ODD}"]}
     model = ending(tiny_model, tmp_path / "model") if name in SCORE else tiny_model
+    model = writing_model if name in LENGTHEN else model
     recipe = small(name, model, tmp_path / "run", *judge.get(load_recipe(name).method, []))
     result = run(recipe, Progress(Console(file=io.StringIO())))
     stages = [event["stage"] for event in result.events if event["event"] == "training"]
-    trained = {"sft": ["sft"], "score": ["score", "score"], "self_judge": ["judge"]}
+    trained = {"sft": ["sft"], "score": ["score", "score"], "self_judge": ["judge"], "self_lengthen": ["sft"] * 3}
     assert stages == trained.get(recipe.method, ["sft", "dpo"])
     adapter = (result.policy_folder / "adapter_config.json").is_file()
     assert adapter == (recipe.training.lora is not None)
@@ -166,6 +177,20 @@ def test_the_settings_of_the_paper_are_in_both_recipes_of_score() -> None:
         assert score.stage_one.updates + score.stage_two.updates == 3000
         assert (score.alpha, score.beta1, score.beta2, score.keep) == (10, 0.01, 0.1, "highest_reward")
     assert len(SCORE) == 2
+
+
+def test_the_settings_of_the_authors_are_in_both_recipes_of_self_lengthen() -> None:
+    for recipe in map(load_recipe, LENGTHEN):
+        options, training, sft = recipe.self_lengthen, recipe.training, recipe.sft
+        assert options == SelfLengthen()
+        assert (options.instructions, options.initial, options.extensions, options.micro_iterations) == (5000, 2, 2, 3)
+        assert (options.initial_tries, options.extension_tries, options.growth) == (20, 20, 1.2)
+        assert (options.low, options.high, options.step, recipe.rounds) == (2000, 8000, 1000, 3)
+        assert (sft.learning_rate, sft.epochs, training.max_length) == (1e-4, 4, 16384)
+        assert (training.scheduler, training.warmup_ratio) == ("cosine", 0.1)
+        assert training.lora and training.lora.target_modules == "all-linear"
+        assert [chosen.suite for chosen in recipe.evaluate] == ["longen"]
+    assert len(LENGTHEN) == 2
 
 
 @pytest.mark.parametrize("name", HUB)

@@ -219,7 +219,8 @@ def test_rows_that_cannot_be_scored(tmp_path: Path, row: dict[str, Any], said: s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["longen", "--judge", "x"], "--judge"),
+        (["longen", "--rubric", "x", "--max-missing", "0.5"], "without --judge"),
+        (["longen", "--judge", "x", "--order", "both"], "--order"),
         (["longen", "--policy", "x", "max_new_tokens=5"], "key=value, --policy"),
         (["words"], "words is a suite of kind exact_match; one of kind `length` is needed"),
         (["alpaca", "--annotations", "x.csv"], "--responses would change nothing"),
@@ -336,6 +337,38 @@ def test_a_judge_scores_the_quality(tmp_path: Path, talking: Path, monkeypatch: 
         assert found["dimensions"][name]["value"] == pytest.approx(sum(one[name] for one in known) / len(known))
     assert "Quality of talking, 1 to 10, judged by small by talking" in " ".join(printed(result.events).split())
     assert "Creativity" in result.report.read_text()
+
+
+def test_a_judge_scores_texts_that_are_there(tmp_path: Path, talking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row | {"prompt": row["query"], "response": text} for row, text in zip(ROWS, TEXTS, strict=True)]
+    path = write_jsonl(tmp_path / "said.jsonl", rows)
+
+    def command(*words: str) -> Any:
+        result = CliRunner().invoke(app, [*words, "--backend", "transformers", "--json"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    given = ["eval", "longen", "--responses", str(path)]
+    judged = [*given, "--judge", str(talking), "--rubric", "self-judge"]
+    (found,), (plain,) = command(*judged), command(*given)
+    quality = found["length_following"].pop("quality")
+    assert plain["length_following"].pop("quality") is None
+    for key in ("value", "low", "high", "n", "policy", "groups", "length_following"):
+        assert found[key] == plain[key]
+    scored = command("judge", str(path), "--judge", str(talking), "--rubric", "self-judge")
+    assert quality["n"] == 6 and quality["scale"] == [0, 9]
+    assert quality["value"] == pytest.approx(scored["mean"]["value"])
+    folder = tmp_path / "runs" / "eval-longen-said-by-talking"
+    assert "Quality" in (folder / "report.html").read_text()
+    (again,) = command(*judged)
+    assert again["length_following"]["quality"] == quality
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len([event for event in events if event["event"] == "evaluation"]) == 1
+    assert command(*judged, "--limit", "2")[0]["n"] == 2
+    for words, said in ((["--judge", "nonsense"], "nonsense"), (["--rubric", "pair-plain"], "compares two outputs")):
+        with pytest.raises(InputError, match=said):
+            command(*judged, *words)
 
 
 def test_a_rubric_without_a_judge_and_one_that_compares_are_refused(tmp_path: Path, talking: Path) -> None:

@@ -299,6 +299,21 @@ def test_an_engine_whose_numbers_are_not_the_trainers_is_refused(
 
 
 @needs_vllm
+@pytest.mark.parametrize("adapters", ["merge", "hot"])
+def test_two_adapters_of_one_base_take_turns_in_one_engine(log: Path, policies: list[Policy], adapters: str) -> None:
+    """Self-Lengthen's Generator and Extender: neither waits for a start, or leaves anything behind in the other."""
+    sampler = VllmSampler("float32", "cpu", max_model_len=128, log=log, max_lora_rank=4, adapters=adapters)
+    generator, extender = policies[1:3]
+    sampler.set_weights(generator)
+    engine, first = ENGINE.pid, draw(sampler)
+    sampler.set_weights(extender)
+    assert ids_of(draw(sampler)) != ids_of(first)
+    sampler.set_weights(generator)
+    assert draw(sampler) == first and ENGINE.pid == engine
+    assert policies[1].base_digest == policies[2].base_digest
+
+
+@needs_vllm
 def test_adapters_loaded_beside_the_base_sample_as_merged_ones(log: Path, policies: list[Policy]) -> None:
     """What a GPU does, on the CPU: versioned adapters, no merge. And another base means another engine."""
     sampler = VllmSampler("float32", "cpu", max_model_len=128, log=log, max_lora_rank=4, adapters="hot")

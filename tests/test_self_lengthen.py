@@ -2,76 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import write_jsonl
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import selfimprove
 from selfimprove import lengthening
 from selfimprove.artefacts import read_rows
-from selfimprove.chat import render_example
 from selfimprove.data.lengthen import count_words
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.policy import load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.terminal import Progress
-
-WORDS = ["cat", "dog", "sun", "map", "pen", "cup", "hat", "box", "car", "bee", "key", "jar"]
-
-
-@pytest.fixture(scope="module")
-def writing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model after it has learned to answer with a sentence of a few words: a random one ends none."""
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
-    torch.manual_seed(0)
-    dice, optimizer = random.Random(0), torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(150):
-        loss = torch.zeros(())
-        for _ in range(4):
-            question = [{"role": "user", "content": f"Tell of {dice.choice(WORDS)}."}]
-            answer = " ".join(dice.choices(WORDS, k=dice.randint(2, 5))) + "."
-            prompt, response = render_example(tokenizer, question, answer)
-            labels = torch.tensor([[-100] * len(prompt) + response])
-            loss = loss + model(torch.tensor([prompt + response]), labels=labels).loss / 4
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    folder = tmp_path_factory.mktemp("models") / "writing"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def lengthen_recipe(tiny_recipe: Callable[..., Recipe], tiny_data: Path, writing_model: Path) -> Callable[..., Recipe]:
-    write_jsonl(tiny_data / "instructions.jsonl", [{"prompt": f"Tell of {word}."} for word in WORDS])
-
-    def make(**changes: Any) -> Recipe:
-        given: dict[str, Any] = {
-            "model": str(writing_model),
-            "rounds": 1,
-            "data": {"prompts": "instructions.jsonl", "prompts_per_round": 4},
-            "sampling": {"max_new_tokens": 40, "temperature": 1.0},
-            "self_lengthen": {
-                **{"instructions": 0, "initial": 2, "initial_tries": 4, "extensions": 1, "extension_tries": 4},
-                **{"micro_iterations": 2, "growth": 1.0, "drop_short": False, "low": 1, "high": 200, "step": 5},
-            },
-            "training": {"batch_size": 4, "max_length": 600},
-            "gates": {"disabled": ["degeneration"]},
-            "evaluate": [],
-        }
-        for name, value in changes.items():
-            given[name] = {**given[name], **value} if isinstance(given.get(name), dict) else value
-        return tiny_recipe("self_lengthen", **given)
-
-    return make
 
 
 def run(recipe: Recipe) -> Any:
@@ -175,6 +120,12 @@ def test_an_instruction_is_the_first_line(text: str, instruction: str) -> None:
 def test_lengths_that_were_not_reached_are_said(lengthen_recipe: Callable[..., Recipe]) -> None:
     with pytest.raises(RunFailed, match=r"no text of \d+ has 1000 to 1999 words \(the longest has \d+\)"):
         run(lengthen_recipe(self_lengthen={"low": 1000, "high": 2000}))
+
+
+def test_texts_that_keep_no_rule_of_their_language_are_said(lengthen_recipe: Callable[..., Recipe]) -> None:
+    """The model ends its sentences with a full stop of ASCII, which ends no Chinese text."""
+    with pytest.raises(RunFailed, match=r"no initial answer is left \(.*ending: \d+.*self_lengthen\.language says"):
+        run(lengthen_recipe(self_lengthen={"language": "zh"}))
 
 
 def test_what_does_not_fit_the_context_is_counted_and_never_cut(lengthen_recipe: Callable[..., Recipe]) -> None:

@@ -19,10 +19,10 @@ from selfimprove.artefacts import Artefact, Store, read_rows
 from selfimprove.errors import GateError, RunFailed
 from selfimprove.execute import Result, run
 from selfimprove.loop import Loop
+from selfimprove.method_sections import INSTRUCTION, Star
 from selfimprove.methods.star import keep
 from selfimprove.policy import resolve_policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import INSTRUCTION, Star
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 

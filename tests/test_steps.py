@@ -35,6 +35,7 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Resp
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop import Loop
+from selfimprove.method_sections import SelfLengthen
 from selfimprove.policy import ModelPool, Policy, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.recipe_sections import (
@@ -44,7 +45,6 @@ from selfimprove.recipe_sections import (
     Prices,
     Reader,
     Sampling,
-    SelfLengthen,
     ServerOptions,
     Sft,
     Training,

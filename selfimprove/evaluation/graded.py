@@ -115,6 +115,7 @@ def measure_judge(loop: Inference, loaded: Loaded, policy: Policy, asks: Asks) -
 
     without_judge: dict[str, Sequence[float | None]] = {
         "length": [float(one) for one in lengths],
+        "shortness": [-float(one) for one in lengths],
         "likelihood": [one and one / count for one, count in zip(likelihoods, tokens, strict=True)],
         "likelihood_summed": likelihoods,
         "random": [0.0] * len(scores),

@@ -85,15 +85,7 @@ def measure_lengths(loop: Inference, loaded: Loaded, policy: Policy, judge: Judg
     written = [Written(one.text, one.finish == "stop") for item in items for one in drawn[item.id]]
     scores, figures = length_figures(items, demands_of(loaded), written)
     if judge is not None:
-        questions = {
-            item.id: response_question(judge.rubric, item, 0, [one.text])
-            for item, one in zip(items, written, strict=True)
-        }
-        asked = ask_judge(loop, judge, questions, f"{suite.name} judge")
-        figures["quality"] = _quality(suite, items, judge, asked)
-        for example, item in zip(figures["examples"], items, strict=False):
-            example["quality"], example["why"] = asked.verdicts[item.id]
-            example["verdict"] = asked.texts.get(item.id, "")
+        _add_quality(loop, suite, items, written, judge, figures)
     return Outcome(policy, scores, {}, {"length_following": figures})
 
 
@@ -155,6 +147,25 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
     return with_interval(bootstrap_interval(values), len(values))
 
 
+def _add_quality(
+    loop: Inference,
+    suite: LengthSuite,
+    items: Sequence[Prompt],
+    written: Sequence[Written],
+    judge: Judge,
+    figures: dict[str, Any],
+) -> None:
+    """Asks the judge, and writes what it says into the figures and their examples."""
+    questions = {
+        item.id: response_question(judge.rubric, item, 0, [one.text]) for item, one in zip(items, written, strict=True)
+    }
+    asked = ask_judge(loop, judge, questions, f"{suite.name} judge")
+    figures["quality"] = _quality(suite, items, judge, asked)
+    for example, item in zip(figures["examples"], items, strict=False):
+        example["quality"], example["why"] = asked.verdicts[item.id]
+        example["verdict"] = asked.texts.get(item.id, "")
+
+
 def _quality(suite: LengthSuite, items: Sequence[Prompt], judge: Judge, asked: Asked) -> dict[str, Any]:
     verdicts = [asked.verdicts[item.id] for item in items]
     values, missing = [value for value, _ in verdicts], dict(Counter(why for _, why in verdicts if why))
@@ -178,18 +189,42 @@ def _quality(suite: LengthSuite, items: Sequence[Prompt], judge: Judge, asked: A
 def score_responses(path: Path, suite: str = "longen", limit: int | None = None) -> dict[str, Any]:
     """The evaluation, as an event, of texts that are there: rows as the suite's, with `response`. No model is read.
 
-    Raises InputError for a suite of another kind, a file that is none, and a row without a response or a demand.
+    Raises InputError as `measure_responses`, and for a file that is none.
     """
     loaded = load_suite(suite, [Path()], {"data": str(path), **({"limit": limit} if limit else {})})
-    if not isinstance(loaded.suite, LengthSuite):
-        raise InputError(f"--responses: {suite} is a suite of kind {loaded.suite.kind}; one of kind `length` is needed")
-    if lacking := [item.id for item in loaded.items if item.output is None]:
-        raise InputError(f"{path}: item {lacking[0]!r} has no text in `response` (of {len(lacking)} without one)")
-    written = [Written(str(item.output)) for item in loaded.items]
+    written = written_in(loaded)
+    return {"event": "evaluation"} | _of_texts(loaded, *length_figures(loaded.items, demands_of(loaded), written))
+
+
+def measure_responses(loop: Inference, loaded: Loaded, judge: Judge) -> dict[str, Any]:
+    """The figures of an `evaluation` event of the texts in the suite's data, with their quality.
+
+    Raises InputError for a suite of another kind and a row without a response or a demand, RunFailed where more than
+    the allowed share of the judge's verdicts is missing.
+    """
+    written = written_in(loaded)
+    assert isinstance(loaded.suite, LengthSuite)
     scores, figures = length_figures(loaded.items, demands_of(loaded), written)
+    _add_quality(loop, loaded.suite, loaded.items, written, judge, figures)
+    return _of_texts(loaded, scores, figures)
+
+
+def written_in(loaded: Loaded) -> list[Written]:
+    """The texts of the suite's data, from its column `response`; InputError where one has none."""
+    suite, items = loaded.suite, loaded.items
+    if not isinstance(suite, LengthSuite):
+        raise InputError(f"--responses: {suite.name} is a suite of kind {suite.kind}; one of kind `length` is needed")
+    if lacking := [item.id for item in items if item.output is None]:
+        raise InputError(
+            f"{suite.data.path}: item {lacking[0]!r} has no text in `response` (of {len(lacking)} without one)"
+        )
+    return [Written(str(item.output)) for item in items]
+
+
+def _of_texts(loaded: Loaded, scores: Sequence[float], figures: dict[str, Any]) -> dict[str, Any]:
     value, low, high = share_interval(scores)
     return {
-        **{"event": "evaluation", "suite": loaded.suite.name, "policy": path.stem, "metric": "length score"},
+        **{"suite": loaded.suite.name, "policy": Path(str(loaded.suite.data.path)).stem, "metric": "length score"},
         **{"value": value, "low": low, "high": high, "n": len(scores)},
         **{"groups": graded(loaded.items, scores), "length_following": figures},
     }

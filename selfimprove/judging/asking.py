@@ -120,12 +120,16 @@ def named_reader(reader: Reader, rubric: Rubric, where: str, trust_remote_code: 
 
 @contextmanager
 def under(where: str) -> Iterator[None]:
-    """What begins with its key (`model: no folder ...`) is said with the whole one."""
+    """An InputError is said with the recipe's key that it is about: `where`, or `where.model` where it begins with
+    `model: `; one that begins with `where`'s section has its key already."""
     try:
         yield
     except InputError as error:
         text = str(error)
-        raise InputError(f"{where}.{text}" if text.startswith(("model: ", "rubric: ")) else text) from error
+        if text.startswith(where.partition(".")[0] + "."):
+            raise
+        part = text.startswith(("model: ", "rubric: "))
+        raise InputError(f"{where}{'.' if part else ': '}{text}") from error
 
 
 def short_name(model: str) -> str:

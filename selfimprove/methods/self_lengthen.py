@@ -22,15 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.lengthening import (
-    demanding_examples,
-    extended_texts,
-    extender_examples,
-    generator_examples,
-    initial_texts,
-    instructions_for,
-    report_texts,
-)
+from selfimprove.lengthening import extended_texts, initial_texts, instructions_for, report_texts
+from selfimprove.lengthening_examples import demanding_examples, extender_examples, generator_examples
 from selfimprove.policy import Policy
 
 if TYPE_CHECKING:
@@ -51,7 +44,7 @@ def self_lengthen(loop: Loop) -> Policy:
         report_texts(loop, round, initial, extended)
         everything += extended
         generator = loop.sft(base, generator_examples(loop, extended))  # 4.
-        extender = loop.sft(base, extender_examples(loop, extended, round))
+        extender = loop.sft(base, extender_examples(loop, extended))
         loop.evaluate(generator, round)
 
     final = loop.sft(base, demanding_examples(loop, everything))

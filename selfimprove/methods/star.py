@@ -18,8 +18,8 @@ from selfimprove.artefacts import digest_of
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.errors import RunFailed
 from selfimprove.judging.rewarding import TRUNCATED, Rewarded
+from selfimprove.method_sections import Star
 from selfimprove.policy import Policy
-from selfimprove.recipe_sections import Star
 from selfimprove.run_data import next_turn
 
 if TYPE_CHECKING:

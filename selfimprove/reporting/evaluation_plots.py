@@ -12,6 +12,7 @@ from selfimprove.reporting.figures import (
     COLOURS,
     GREY,
     add_legend,
+    by_suite,
     draw_points,
     label,
     new_figure,
@@ -55,19 +56,17 @@ def changes(events: Sequence[Event]) -> Figure | None:
         }
         if any(number(dig(one, "difference")) is not None for line in lines.values() for one in line.values()):
             suites[suite] = (made, lines)
-    if not suites:
-        return None
-    figure, axes = new_figure(0.6 + 2.0 * len(suites), len(suites))
-    for ax, (suite, (made, lines)) in zip(axes, suites.items(), strict=True):
-        for index, (name, found) in enumerate(lines.items()):
-            points = points_of(made, found, "difference", 0.16 * (index - 0.5))
+
+    def draw(ax: Any, found: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
+        made, lines = found
+        for index, (name, line) in enumerate(lines.items()):
+            points = points_of(made, line, "difference", 0.16 * (index - 0.5))
             if points:
                 draw_points(ax, points, COLOURS[index], label(name))
         ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
         policy_axis(ax, made)
-        ax.set_ylabel("change (points)" if len(suites) == 1 else f"{label(suite)} (points)")
-        add_legend(ax, least=1)
-    return figure
+
+    return by_suite(suites, draw, "change (points)", "points", height=(0.6, 2.0), least=1)
 
 
 def ratings(events: Sequence[Event]) -> Figure | None:
@@ -82,19 +81,17 @@ def ratings(events: Sequence[Event]) -> Figure | None:
                 lines.setdefault(f"turn {turn}", {})[policy] = figures
         if any(number(dig(one, "value")) is not None for line in lines.values() for one in line.values()):
             suites[suite] = (policies, lines)
-    if not suites:
-        return None
-    figure, axes = new_figure(0.6 + 2.2 * len(suites), len(suites))
-    for ax, (suite, (policies, lines)) in zip(axes, suites.items(), strict=True):
-        for index, (name, found) in enumerate(lines.items()):
-            points = points_of(policies, found, "value", 0.14 * (index - (len(lines) - 1) / 2), scale=1)
+
+    def draw(ax: Any, found: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
+        policies, lines = found
+        for index, (name, line) in enumerate(lines.items()):
+            points = points_of(policies, line, "value", 0.14 * (index - (len(lines) - 1) / 2), scale=1)
             if points:
                 colour = COLOURS[index % len(COLOURS)]
                 draw_points(ax, points, colour, label(name), line=in_rounds(events), hollow=index > 0)
         policy_axis(ax, policies)
-        ax.set_ylabel("rating" if len(suites) == 1 else f"{label(suite)} (rating)")
-        add_legend(ax)
-    return figure
+
+    return by_suite(suites, draw, "rating", height=(0.6, 2.2))
 
 
 def rating_groups(events: Sequence[Event]) -> Figure | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ COLOURS = ["#2f7fd0", "#d9662b", "#1f9a6d", "#b565c9", "#a5841f", "#7a8794"]
 BLUE, ORANGE, *_, GREY = COLOURS
 INK = "#010203"  # replaced by currentColor, so that the page decides
 _WIDTH = 4.9
+Found = TypeVar("Found")
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "selfimprove",
@@ -51,6 +52,32 @@ def new_figure(height: float, rows: int = 1) -> tuple[Figure, list[Any]]:
     for ax in axes:
         ax.set_facecolor("none")
     return figure, axes
+
+
+def by_suite(
+    suites: Mapping[str, Found],
+    draw: Callable[[Any, Found], None],
+    shown: str,
+    unit: str | None = None,
+    height: tuple[float, float] = (0.6, 2.1),
+    least: int = 2,
+) -> Figure | None:
+    """One axes for each suite, which `draw(axes, found)` fills from what was found of the suite; None without a suite.
+
+    Args:
+        shown, unit: what the y axis says: `shown`, or where there are several suites the suite's name and `unit` (if
+            None, `shown`).
+        height: inches of the figure, and more for each suite.
+        least: see `add_legend`.
+    """
+    if not suites:
+        return None
+    figure, axes = new_figure(height[0] + height[1] * len(suites), len(suites))
+    for ax, (suite, found) in zip(axes, suites.items(), strict=True):
+        draw(ax, found)
+        ax.set_ylabel(shown if len(suites) == 1 else f"{label(suite)} ({unit or shown})")
+        add_legend(ax, least)
+    return figure
 
 
 def label(value: Any, most: int = 28) -> str:

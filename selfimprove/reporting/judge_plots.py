@@ -12,10 +12,9 @@ from selfimprove.reporting.figures import (
     COLOURS,
     GREY,
     INK,
-    add_legend,
+    by_suite,
     draw_points,
     label,
-    new_figure,
     points_of,
     policy_axis,
 )
@@ -23,16 +22,14 @@ from selfimprove.reporting.judge_tables import BASELINES, KEY, graded_of, judges
 from selfimprove.reporting.summary import dig, number, numbers
 from selfimprove.reporting.tables import as_list
 
-_DASHES = {"length": "--", "likelihood": "-.", "random": ":", "oracle": "-"}
+_DASHES = {"length": "--", "shortness": "-", "likelihood": "-.", "random": ":", "oracle": "-"}
 
 
 def risk_coverage(events: Sequence[Event]) -> Figure | None:
     """Mean gold of the kept by coverage, a line for each judge; of many policies the last ones."""
     suites = {suite: found for suite, found in graded_of(events).items() if _curves(found)}
-    if not suites:
-        return None
-    figure, axes = new_figure(0.9 + 2.3 * len(suites), len(suites))
-    for ax, (suite, by_policy) in zip(axes, suites.items(), strict=True):
+
+    def draw(ax: Any, by_policy: dict[str, Event]) -> None:
         for index, (name, points) in enumerate(list(_curves(by_policy).items())[-len(COLOURS) :]):
             _line(ax, points, label(name), color=COLOURS[index])
         first = next(iter(by_policy.values()))
@@ -42,9 +39,8 @@ def risk_coverage(events: Sequence[Event]) -> Figure | None:
                 _line(ax, points, BASELINES[name], color=colour, linestyle=dashes, linewidth=1.1)
         ax.set_xlim(0, 1)
         ax.set_xlabel("coverage (share kept)")
-        ax.set_ylabel("mean gold of the kept" if len(suites) == 1 else f"{label(suite)} (gold)")
-        add_legend(ax)
-    return figure
+
+    return by_suite(suites, draw, "mean gold of the kept", "gold", height=(0.9, 2.3))
 
 
 def _curves(by_policy: dict[str, Event]) -> dict[str, list[list[float]]]:
@@ -68,10 +64,8 @@ def calibration(events: Sequence[Event]) -> Figure | None:
         found = {policy: as_list(dig(event, KEY, "calibration", "bins")) for policy, event in by_policy.items()}
         if measured := {policy: bins for policy, bins in found.items() if bins}:
             suites[suite] = dict(list(measured.items())[-len(COLOURS) :])
-    if not suites:
-        return None
-    figure, axes = new_figure(0.7 + 2.3 * len(suites), len(suites))
-    for ax, (suite, shown) in zip(axes, suites.items(), strict=True):
+
+    def draw(ax: Any, shown: dict[str, list[Any]]) -> None:
         ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
         for index, (policy, bins) in enumerate(shown.items()):
             points = []
@@ -83,18 +77,14 @@ def calibration(events: Sequence[Event]) -> Figure | None:
         ax.set_xlim(-0.02, 1.02)
         ax.set_ylim(-0.02, 1.02)
         ax.set_xlabel("score, from 0 to 1")
-        ax.set_ylabel("mean gold, from 0 to 1" if len(suites) == 1 else f"{label(suite)} (gold)")
-        add_legend(ax)
-    return figure
+
+    return by_suite(suites, draw, "mean gold, from 0 to 1", "gold", height=(0.7, 2.3))
 
 
 def best_of_n(events: Sequence[Event]) -> Figure | None:
     """Mean gold of what each judge picks, and with length taken out of its scores (rings)."""
-    suites = graded_of(events)
-    if not suites:
-        return None
-    figure, axes = new_figure(0.8 + 2.3 * len(suites), len(suites))
-    for ax, (suite, by_policy) in zip(axes, suites.items(), strict=True):
+
+    def draw(ax: Any, by_policy: dict[str, Event]) -> None:
         judges = judges_of(by_policy)
         for index, (key, name) in enumerate((("best_of_n", "as scored"), ("length_controlled", "length-controlled"))):
             found = {judge: dig(figures, key) for judge, figures in judges.items()}
@@ -102,6 +92,5 @@ def best_of_n(events: Sequence[Event]) -> Figure | None:
             draw_points(ax, points, COLOURS[index], name, hollow=index > 0)
         policy_axis(ax, list(judges))
         ax.set_xlabel("picked by")
-        ax.set_ylabel("mean gold" if len(suites) == 1 else f"{label(suite)} (gold)")
-        add_legend(ax)
-    return figure
+
+    return by_suite(graded_of(events), draw, "mean gold", "gold", height=(0.8, 2.3))

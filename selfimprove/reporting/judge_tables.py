@@ -22,6 +22,7 @@ KEY = "graded"
 # what needs no judge, in the order of every table
 BASELINES = {
     "length": "longer is better",
+    "shortness": "shorter is better",
     "likelihood": "likelihood per token",
     "likelihood_summed": "likelihood, summed",
     "random": "random",

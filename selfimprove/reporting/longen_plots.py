@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from selfimprove.reporting.events import Event
-from selfimprove.reporting.figures import (
-    COLOURS,
-    GREY,
-    add_legend,
-    draw_points,
-    label,
-    new_figure,
-    points_of,
-    policy_axis,
-)
+from selfimprove.reporting.figures import COLOURS, GREY, by_suite, draw_points, label, points_of, policy_axis
 from selfimprove.reporting.longen_tables import KEY, KINDS, lengths_of
 from selfimprove.reporting.summary import dig, in_rounds, number
 from selfimprove.reporting.tables import as_list
@@ -24,11 +16,8 @@ from selfimprove.reporting.tables import as_list
 
 def scores(events: Sequence[Event]) -> Figure | None:
     """The score of each kind of demand by policy, one axes for each suite."""
-    suites = lengths_of(events)
-    if not suites:
-        return None
-    figure, axes = new_figure(0.8 + 2.3 * len(suites), len(suites))
-    for ax, (suite, by_policy) in zip(axes, suites.items(), strict=True):
+
+    def draw(ax: Any, by_policy: dict[str, Event]) -> None:
         for index, (kind, name) in enumerate(KINDS.items()):
             found = {policy: dig(event, KEY, "kinds", kind) for policy, event in by_policy.items()}
             shift = 0.14 * (index - (len(KINDS) - 1) / 2)
@@ -36,18 +25,14 @@ def scores(events: Sequence[Event]) -> Figure | None:
                 draw_points(ax, points, COLOURS[index], name, line=in_rounds(events))
         policy_axis(ax, list(by_policy))
         ax.set_ylim(-0.03, 1.03)
-        ax.set_ylabel("length score" if len(suites) == 1 else f"{label(suite)} (length score)")
-        add_legend(ax)
-    return figure
+
+    return by_suite(lengths_of(events), draw, "length score", height=(0.8, 2.3))
 
 
 def words(events: Sequence[Event]) -> Figure | None:
     """A dot for each text, one axes for each suite; of many policies the last ones, as there are colours."""
-    suites = lengths_of(events)
-    if not suites:
-        return None
-    figure, axes = new_figure(0.8 + 2.6 * len(suites), len(suites))
-    for ax, (suite, by_policy) in zip(axes, suites.items(), strict=True):
+
+    def draw(ax: Any, by_policy: dict[str, Event]) -> None:
         shown = {policy: _texts(event) for policy, event in list(by_policy.items())[-len(COLOURS) :]}
         most = max((asked for texts in shown.values() for asked, _, _ in texts), default=1.0)
         for index, (policy, texts) in enumerate(shown.items()):
@@ -61,9 +46,8 @@ def words(events: Sequence[Event]) -> Figure | None:
         ax.set_xlim(0, 1.05 * most)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("words asked for")
-        ax.set_ylabel("words written" if len(suites) == 1 else f"{label(suite)} (words written)")
-        add_legend(ax)
-    return figure
+
+    return by_suite(lengths_of(events), draw, "words written", height=(0.8, 2.6))
 
 
 def _texts(event: Event) -> list[tuple[float, float, bool]]:
