@@ -120,9 +120,10 @@ def consistent_enough(weight: str, mean: float | None, values: Sequence[float | 
     message = f"{what} is {shown}" if weight in ("avg", "dyn") else "the consistency is not used by the loss"
     if not passed:
         message += (
-            ", not above 0.5: the two models rank the responses against each other, so the softened loss would "
-            "prefer the rejected ones. In round 1 try cream.first_round=sft_middle; else cream.floor=true, or fewer "
-            "SFT epochs (the model moved far from M0)"
+            ", not above 0.5: the two rankings contradict each other, so the softened loss would prefer the rejected "
+            "responses. In round 1 try cream.first_round=sft_middle, or none (labels are not softened); else "
+            "cream.floor=true, or fewer SFT epochs (the model moved far from M0). With `judge`, see first whether it "
+            "judges better than chance: `selfimprove eval judge`"
         )
     return Verdict("consistency", passed, used, 0.5, message)
 
