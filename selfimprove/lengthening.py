@@ -254,7 +254,8 @@ def _written(
 
 def report_texts(loop: Loop, round: Round, initial: Sequence[Text], extended: Sequence[Extended]) -> None:
     """The event `lengths` of the round's texts."""
-    figures = {"round": round.number, **growth_figures(initial, extended)}
+    wanted = loop.recipe.self_lengthen.growth
+    figures = {"round": round.number, **growth_figures(initial, extended, wanted)}
     loop.events.emit("lengths", digest_of(figures), **figures)
 
 

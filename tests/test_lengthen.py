@@ -17,6 +17,7 @@ from selfimprove.data.lengthen import (
     acceptable,
     count_words,
     demanded,
+    different_runs,
     distinct_n,
     dropped_lines,
     first_two_thirds,
@@ -311,18 +312,19 @@ def test_wrong_bounds(kind: str, low: int | None, high: int | None, said: str) -
 
 
 @pytest.mark.parametrize(
-    ("text", "longest", "distinct"),
+    ("text", "longest", "different", "distinct"),
     [
-        ("", 0, 1.0),
-        ("a b c", 0, 1.0),
-        ("a b a b", 2, 2 / 3),
-        ("a a a a", 3, 1 / 3),
-        ("好的好的", 2, 2 / 3),
-        ("the cat sat and the cat ran", 2, 5 / 6),
+        ("", 0, 0, 1.0),
+        ("a b c", 0, 2, 1.0),
+        ("a b a b", 2, 2, 2 / 3),
+        ("a a a a", 3, 1, 1 / 3),
+        ("好的好的", 2, 2, 2 / 3),
+        ("the cat sat and the cat ran", 2, 5, 5 / 6),
     ],
 )
-def test_repetition(text: str, longest: int, distinct: float) -> None:
+def test_repetition(text: str, longest: int, different: int, distinct: float) -> None:
     assert longest_repeat(text) == longest
+    assert different_runs(text, 2) == different
     assert distinct_n(text, 2) == pytest.approx(distinct)
 
 

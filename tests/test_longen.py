@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from selfimprove.artefacts import read_rows
 from selfimprove.cli import app
+from selfimprove.data.leakage import leaks
 from selfimprove.data.lengthen import count_words, distinct_n, length_score, longest_repeat
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.longen import demands_of, score_responses
@@ -31,6 +33,8 @@ from selfimprove.recipe import Recipe, make_recipe
 from selfimprove.reporting.evaluation_json import as_json
 from selfimprove.reporting.evaluation_tables import evaluation_views
 from selfimprove.reporting.terminal import Progress
+from selfimprove.run_data import content
+from selfimprove.shipped import shipped_recipes
 
 ROWS: list[dict[str, Any]] = [
     {"language": "en", "type": "about", "constraint": "around 4 words", "query": "Tell of a cat, around 4 words."},
@@ -189,6 +193,8 @@ def test_responses_from_the_command_line(tmp_path: Path) -> None:
         assert figures["n"] == len(some)
         assert [figures[key] for key in ("value", "low", "high")] == pytest.approx(list(share_interval(some)))
     assert own["languages"]["en"]["value"] == pytest.approx(sum(scores[:3]) / 3)
+    assert [one["distinct_4"] for one in own["items"]] == [distinct_n(text, 4) for text in TEXTS]
+    assert [one["longest_repeat"] for one in own["items"]] == [longest_repeat(text) for text in TEXTS]
     assert own["unfinished"] is None and own["quality"] is None
     assert own["distinct_4"]["value"] == pytest.approx(sum(distinct_n(text, 4) for text in TEXTS) / 6)
     assert own["longest_repeat"]["value"] == pytest.approx(sum(map(longest_repeat, TEXTS)) / 6)
@@ -283,6 +289,18 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, 
         in str(refused.value)
     )
     run(recipe_of(tmp_path, talking, max_new_tokens=room, limit=1, output="fits"), quiet())
+
+
+def test_the_short_suite_can_be_read_and_is_balanced() -> None:
+    loaded = load_suite("longen-short")
+    demands = demands_of(loaded)
+    assert Counter(one.kind for one in demands) == dict.fromkeys(("about", "range", "above", "below"), 10)
+    assert all(60 <= one.words <= 300 for one in demands)
+    assert all(item.row["constraint"] in content(item) for item in loaded.items)
+    instructions = shipped_recipes()["smollm2-135m/self-lengthen"].parent.parent / "data/lengthen/instructions.jsonl"
+    training = [json.loads(line)["prompt"] for line in instructions.read_text().splitlines()]
+    asked = [content(item).partition("\n")[0] for item in loaded.items]
+    assert len({*training, *asked}) == 48 + 40 and not leaks(training, asked, n=6)
 
 
 def test_the_whole_of_longen_is_refused_by_a_short_context(tmp_path: Path, talking: Path) -> None:

@@ -14,8 +14,10 @@ from selfimprove import lengthening
 from selfimprove.artefacts import read_rows
 from selfimprove.data.lengthen import count_words
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.lengthening import Extended, Text
 from selfimprove.policy import load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
+from selfimprove.reporting.growth import growth_figures
 from selfimprove.reporting.terminal import Progress
 
 
@@ -47,6 +49,17 @@ def test_texts_grow_and_both_roles_and_the_final_model_are_trained(lengthen_reci
     assert "Did the texts grow?" in Path(result.report).read_text()
     again = run(recipe)
     assert all(event["reused"] for event in events_of(again, "step")[len(events_of(result, "step")) :])
+
+
+def test_growth_by_repetition_alone_is_counted() -> None:
+    answer = Text("1", "Tell.", "a b c d e f g h i j.")
+    longer = ["a b c d e f g h i j. " * 3, "a b c d e f g h i j k l m n o p q r s t u v."]
+    found = growth_figures([answer], [Extended(answer, Text(one, "Tell.", one)) for one in longer], 1.2)
+    assert found["texts"] == [(10, 7, 0)]
+    # Said three times, an answer has only the runs over its ends more, which are three.
+    assert found["pairs"] == [((10, 7, 0), (30, 10, 20)), ((10, 7, 0), (22, 19, 0))]
+    assert found["growth"] == (3 + 2.2) / 2 and found["only_repetition"] == 0
+    assert growth_figures([answer], [Extended(answer, Text("1", "Tell.", longer[0]))], 1.5)["only_repetition"] == 1
 
 
 def test_a_longer_text_begins_with_the_forced_beginning(

@@ -227,6 +227,11 @@ def _bounds(kind: str, low: int | None, high: int | None) -> tuple[float, float]
     return low, high
 
 
+def different_runs(text: str, n: int) -> int:
+    """How many different runs of n words the text has: it does not grow where a text only repeats itself."""
+    return len(set(_runs(words_of(text), n)))
+
+
 def distinct_n(text: str, n: int) -> float:
     """Share of different ones among the text's runs of n words; 1 where it has fewer words."""
     runs = _runs(words_of(text), n)

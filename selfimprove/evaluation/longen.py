@@ -122,19 +122,21 @@ def length_figures(
             by_language.setdefault(language, []).append(score)
     known = [one.finished for one in written if one.finished is not None]
     unfinished = known.count(False)
-    rows = zip(items, demands, written, words, scores, strict=True)
+    distinct, repeats = [distinct_n(one.text, 4) for one in written], [longest_repeat(one.text) for one in written]
+    rows = zip(items, demands, written, words, scores, distinct, repeats, strict=True)
     return scores, {
         "kinds": {kind: with_interval(share_interval(some), len(some)) for kind, some in by_kind.items()},
         "languages": {name: with_interval(share_interval(some), len(some)) for name, some in by_language.items()},
         "words": with_interval(bootstrap_interval(words), len(words)) | {"median": float(np.median(words))},
         "unfinished": with_interval(wilson_interval(unfinished, len(known)), len(known)) if known else None,
-        "distinct_4": _mean([distinct_n(one.text, 4) for one in written]),
-        "longest_repeat": _mean([longest_repeat(one.text) for one in written]),
+        "distinct_4": _mean(distinct),
+        "longest_repeat": _mean(repeats),
         "quality": None,
         "items": [
             {"id": item.id, "kind": demand.kind, "asked": demand.words, "words": count, "score": score}
+            | {"distinct_4": four, "longest_repeat": repeat}
             | ({} if one.finished is None else {"finished": one.finished})
-            for item, demand, one, count, score in rows
+            for item, demand, one, count, score, four, repeat in rows
         ],
         "examples": [
             {"prompt": content(item), "output": one.text, "words": count, "score": score}

@@ -26,11 +26,13 @@ def lengths_table(events: Sequence[Event]) -> Table:
                     fixed(found.get("mean"), 0),
                     *(fixed(one, 0) for one in as_list(found.get("quantiles"))),
                     fixed(event.get("growth"), 2) if key == "extended" else "",
+                    count(event.get("only_repetition")) if key == "extended" else "",
                     fixed(found.get("distinct_4"), 3),
                     fixed(found.get("longest_repeat"), 1),
                 ]
             )
     columns = ["round", "texts", "n", "mean, words", "10%", "25%", "median", "75%", "90%", "growth, median"]
+    columns.append("grew by repetition alone")
     return Table([*columns, "distinct-4", "longest repeated run, words"], rows)
 
 
