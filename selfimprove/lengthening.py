@@ -82,7 +82,7 @@ def instructions_for(loop: Loop, policy: Policy, round: Round) -> list[str]:
         for place in range(wanted):
             first, second = choose.sample(pool, 2) if len(pool) > 1 else (pool[0], pool[0])
             asked[f"{round.number}|instruction {place}|try {attempt}"] = (instruct(first, second), "")
-        label = f"self-instruct of round {round.number}, try {attempt + 1}"
+        label = f"sample self-instruct of round {round.number}, try {attempt + 1}"
         written = _written(loop, policy, asked, label)
         known, fitting = {*seeds, *kept}, {}
         for id, (text, _) in written.items():
@@ -124,7 +124,7 @@ def initial_texts(loop: Loop, generator: Policy, instructions: Sequence[str], ro
         if not waiting:
             break
         asked = {f"{id}|try {attempt}": (user(text), "") for id, text in waiting.items()}
-        label = f"initial answers of {generator.name}, round {round.number}, try {attempt + 1}"
+        label = f"sample initial answers of {generator.name}, round {round.number}, try {attempt + 1}"
         written = _written(loop, generator, asked, label)
         for id, instruction in list(waiting.items()):
             text, why = written.get(f"{id}|try {attempt}", ("", _NO_ROOM))
@@ -184,7 +184,7 @@ def _longer(
     asked = {
         f"{id}|{attempt} first half": (enrich(waiting[id].instruction, outline), "") for id, outline in outlines.items()
     }
-    enriched = _written(loop, extender, asked, f"first halves enriched by {name}, {where}")
+    enriched = _written(loop, extender, asked, f"sample first halves enriched by {name}, {where}")
     openings = {}
     for id in best:
         text, why = enriched.get(f"{id}|{attempt} first half", ("", _NO_ROOM))
@@ -196,7 +196,7 @@ def _longer(
         f"{id}|{attempt} whole": (extend(waiting[id].instruction, best[id]), opening)
         for id, opening in openings.items()
     }
-    whole = _written(loop, extender, asked, f"texts extended by {name}, {where}")
+    whole = _written(loop, extender, asked, f"sample texts extended by {name}, {where}")
     longer = {}
     for id in openings:
         text, why = whole.get(f"{id}|{attempt} whole", ("", _NO_ROOM))

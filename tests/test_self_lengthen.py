@@ -18,6 +18,7 @@ from selfimprove.lengthening import Extended, Text
 from selfimprove.policy import load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.growth import growth_figures
+from selfimprove.reporting.summary import stage_of
 from selfimprove.reporting.terminal import Progress
 
 
@@ -46,7 +47,10 @@ def test_texts_grow_and_both_roles_and_the_final_model_are_trained(lengthen_reci
     )
     shown = [tokenizer.decode(rows[0]["prompt_ids"]) for rows in (generator, extender, final)]
     assert "outline" not in shown[0] and "outline" in shown[1] and "words" in shown[2]
-    assert "Did the texts grow?" in Path(result.report).read_text()
+    page = Path(result.report).read_text()
+    assert "Did the texts grow?" in page and "Words by round" in page and "grew by repetition alone" in page
+    sampled = {event["label"] for event in events_of(result, "step") if event["step"] == "sample"}
+    assert {stage_of({"step": "sample", "label": label}) for label in sampled} == {"sampling"}
     again = run(recipe)
     assert all(event["reused"] for event in events_of(again, "step")[len(events_of(result, "step")) :])
 

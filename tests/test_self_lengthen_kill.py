@@ -17,9 +17,9 @@ from selfimprove.reporting.terminal import Progress
 
 # (a part of a step's label, what it must have come to), in the order in which they come
 MOMENTS = [
-    ("first halves enriched by M0, round 1, try 1, iteration 1", "begun"),
-    ("texts extended by M0, round 1, try 1, iteration 1", "shard"),
-    ("texts extended by M0, round 1, try 2, iteration 1", "begun"),
+    ("sample first halves enriched by M0, round 1, try 1, iteration 1", "begun"),
+    ("sample texts extended by M0, round 1, try 1, iteration 1", "shard"),
+    ("sample texts extended by M0, round 1, try 2, iteration 1", "begun"),
 ]
 
 

@@ -12,10 +12,15 @@ from selfimprove.reporting.tables import Table, as_dict, as_list
 _TEXTS = {"initial": "answers of the Generator", "extended": "longer texts of the Extender"}
 
 
+def rounds_of_texts(events: Sequence[Event]) -> list[Event]:
+    """The `lengths` events in order; of two for the same round, the later one."""
+    return [event for _, event in sorted({round_number(one): one for one in of_kind(events, "lengths")}.items())]
+
+
 def lengths_table(events: Sequence[Event]) -> Table:
     """Two rows for each round: words of the answers and of the longer texts that were kept."""
     rows = []
-    for event in of_kind(events, "lengths"):
+    for event in rounds_of_texts(events):
         for key, name in _TEXTS.items():
             found = as_dict(event.get(key))
             rows.append(
@@ -55,7 +60,7 @@ def texts_table(events: Sequence[Event]) -> Table:
     """A few texts of each round, before and after."""
     rows = [
         [str(round_number(event)), *(text(dig(one, key)) for key in ("instruction", "initial", "longer"))]
-        for event in of_kind(events, "lengths")
+        for event in rounds_of_texts(events)
         for one in as_list(event.get("examples"))
     ]
     return Table(["round", "instruction", "answer", "longer text"], rows)

@@ -15,6 +15,7 @@ from selfimprove.reporting import (
     correction_plots,
     evaluation_plots,
     judge_plots,
+    lengthening_plots,
     longen_plots,
     preference_plots,
     round_plots,
@@ -102,6 +103,12 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             "One dot for each text; ring: it did not end. Of a range its middle is what was asked for. Dashed: as long "
             "as asked for.",
             longen_plots.words,
+        ),
+        (
+            "lengths",
+            "Words by round",
+            "Of the texts that were kept. Dot: the median; bar: the middle half; line: 10% to 90%.",
+            lengthening_plots.words_by_round,
         ),
         (
             "preference",
