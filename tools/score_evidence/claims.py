@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from cream_evidence.intervals import Estimate, verdict
+from cream_evidence.intervals import Estimate
+from evidence_words import FEWEST, TOLD, verdict
 from scipy import stats
 
 from .lab import BASE, FIGURES, NAMES, Lab, Term
-
-VERDICTS = ("holds", "contradicted", "cannot be told apart", "too few seeds", "not finished", "not run")
-_FEWEST = 3  # seeds for a verdict, where the others were stopped
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Claim:
     def verdict(self, lab: Lab, suite: str) -> str:
         """From the 95% interval alone, once every seed of its methods is finished or stopped."""
         found = self.estimate(lab, suite)
-        return undecided(lab, found, *self.methods) or _said(verdict(found, above=self.above))
+        return undecided(lab, found, *self.methods) or verdict(found, above=self.above)
 
 
 def quantity(plus: Term, minus: Term | None) -> str:
@@ -60,17 +58,13 @@ def undecided(lab: Lab, found: Estimate | None, *methods: str) -> str:
         return "not run"
     if not lab.decided(*methods):
         return "not finished"
-    return "too few seeds" if found is None or found.n < _FEWEST else ""
+    return "too few seeds" if found is None or found.n < FEWEST else ""
 
 
 def direction(lab: Lab, found: Estimate | None, *methods: str) -> str:
     """Of a difference of which nothing was claimed: higher, lower, or neither."""
     told = {"holds": "higher", "contradicted": "lower"}
-    return undecided(lab, found, *methods) or told.get(said := verdict(found), _said(said))
-
-
-def _said(word: str) -> str:
-    return "cannot be told apart" if word == "not distinguishable here" else word
+    return undecided(lab, found, *methods) or told.get(said := verdict(found), said)
 
 
 def p_value(estimate: Estimate) -> float:
@@ -95,7 +89,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 def corrected(lab: Lab, suite: str) -> dict[str, float]:
     """Holm's p-value by the claim's number, over the claims with a verdict in this suite."""
-    told = [one for one in CLAIMS if one.verdict(lab, suite) in VERDICTS[:3]]
+    told = [one for one in CLAIMS if one.verdict(lab, suite) in TOLD]
     estimates = {one.number: one.estimate(lab, suite) for one in told}
     return holm({number: p_value(found) for number, found in estimates.items() if found})
 

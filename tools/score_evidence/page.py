@@ -9,13 +9,14 @@ from typing import Any
 
 from cream_evidence.intervals import Estimate
 from cream_evidence.tables import seeds_shown, shown, table
+from evidence_words import first_upper
 
 from .claims import CLAIMS, OWN, corrected, direction, quantity
 from .lab import BASE, FIGURES, GREEDY, NAMES, SEEDS, SUITES, Lab, Term
 from .plot import draw
 from .prose import AGAIN, DIFFERENCES, LIMITS, OWN_READING, PLOT, READING, TRAINING, WHAT
 from .smollm2 import section
-from .words import COMPARED, base_band, first_upper, rule, seventh, state, summary, whether_it_pays
+from .words import COMPARED, base_band, rule, seventh, state, summary, whether_it_pays
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 LAB_FILE, SMOLLM2_FILE = "lab-score.json", "smollm2-score.json"

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
-
 from cream_evidence.intervals import Estimate
 from cream_evidence.tables import plain, seeds_shown, shown
+from evidence_words import TOLD, VERDICTS, first_upper, gain_or_loss, stops, wrapped
 
-from .claims import CLAIMS, VERDICTS, corrected
+from .claims import CLAIMS, corrected
 from .lab import BASE, FIGURES, GREEDY, NAMES, SAMPLED, SEEDS, SUITES, Lab, Term
 from .prose import RULE
 
 COMPARED = ("t1", "t2", "delta")
 _TITLES = {GREEDY: "**Greedy answers, as in the paper.**", SAMPLED: "**Answers drawn at temperature 1.**"}
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def first_upper(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def summary(lab: Lab, suite: str) -> str:
@@ -36,8 +26,7 @@ def summary(lab: Lab, suite: str) -> str:
     for verdict in VERDICTS:
         claims = [one for one in CLAIMS if one.verdict(lab, suite) == verdict]
         if claims:
-            told = verdict in VERDICTS[:3]
-            names = [f"{one.text} ({one.number})" if told else one.number for one in claims]
+            names = [f"{one.text} ({one.number})" if verdict in TOLD else one.number for one in claims]
             sentences.append(f"**{first_upper(verdict)}**: {'; '.join(names)}.")
     return wrapped(" ".join(sentences))
 
@@ -62,13 +51,7 @@ def whether_it_pays(lab: Lab) -> str:
 
 
 def _gain(found: Estimate) -> str:
-    if math.isnan(found.low):
-        said = "one seed"
-    elif found.low <= 0 <= found.high:
-        said = "which cannot be told from 0"
-    else:
-        said = "a gain" if found.low > 0 else "a loss"
-    return f"{shown(found, 'points')} points, {said}"
+    return f"{shown(found, 'points')} points, {gain_or_loss(found)}"
 
 
 def state(lab: Lab) -> str:
@@ -76,12 +59,8 @@ def state(lab: Lab) -> str:
     open_ = [one for one in NAMES if one != BASE and not lab.decided(one)]
     missing = [f"{NAMES[one]} {len(lab.runs.get(one, {}))}" for one in open_]
     said = [f"Seeds finished, of {len(SEEDS)}, where not all are: {', '.join(missing)}."] if missing else []
-    stopped = [
-        f"{NAMES[name]}, seed {seed} ({' '.join(why.split())[:200]})"
-        for name, seeds in lab.stopped.items()
-        for seed, why in sorted(seeds.items())
-    ]
-    said += [f"Stopped, and so in no figure of the method: {'; '.join(stopped)}."] if stopped else []
+    stopped = stops(lab.stopped, NAMES)
+    said += [f"Stopped, and so in no figure of the method: {stopped}."] if stopped else []
     return wrapped(" ".join(said or [f"All {len(SEEDS)} seeds of all methods are finished."]))
 
 
@@ -90,7 +69,7 @@ def rule(lab: Lab) -> str:
     said = []
     for suite, title in SUITES.items():
         p = corrected(lab, suite)
-        told = [one.number for one in CLAIMS if one.number in p and one.verdict(lab, suite) in VERDICTS[:2]]
+        told = [one.number for one in CLAIMS if one.number in p and one.verdict(lab, suite) in TOLD[:2]]
         stand = [number for number in told if p[number] < 0.05]
         said.append(
             f"{first_upper(title)}: of {len(CLAIMS)} claims {len(p)} have a verdict; {len(told)} hold or are "

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cream_evidence.intervals import Estimate, verdict
+from cream_evidence.intervals import Estimate
+from evidence_words import FEWEST, TOLD, verdict
 from score_evidence.claims import holm, p_value
 
 from .figures import FIGURES, MAIN, NAMES, BySeed, Results, mean_of
 from .runs import KINDS
-
-VERDICTS = ("holds", "contradicted", "cannot be told apart", "too few seeds", "not finished", "not run")
-TOLD = VERDICTS[:3]
-_FEWEST = 3  # seeds for a verdict, where others were stopped
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,9 @@ class Claim:
         if not results.whole(*kinds):
             return "not finished"
         found = self.estimate(results)
-        if found is None or found.n < _FEWEST:
+        if found is None or found.n < FEWEST:
             return "too few seeds"
-        said = verdict(found)
-        return "cannot be told apart" if said == "not distinguishable here" else said
+        return verdict(found)
 
     def in_every_seed(self, results: Results) -> bool:
         """Whether each seed's own interval over prompts lies above 0."""

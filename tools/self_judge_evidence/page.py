@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from cream_evidence.tables import plain, shown, table
-from score_evidence.words import first_upper
+from evidence_words import first_upper
 
 from .claims import CLAIMS, corrected
 from .figures import FIGURES, NAMES, BySeed, Results, mean_of, of_one

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from cream_evidence.intervals import Estimate
 from cream_evidence.tables import plain, shown
-from score_evidence.words import first_upper, wrapped
+from evidence_words import TOLD, VERDICTS, first_upper, gain_or_loss, stops, wrapped
 
-from .claims import CLAIMS, TOLD, VERDICTS, corrected
+from .claims import CLAIMS, corrected
 from .figures import BEFORE, FIGURES, MAIN, NAMES, PLAIN, Results, mean_of
 from .prose import RULE
 from .runs import KINDS, SEEDS
@@ -57,13 +55,7 @@ def whether_it_pays(results: Results) -> str:
 def _gain(found: Estimate | None) -> str:
     if found is None:
         return "not measured"
-    if math.isnan(found.low):
-        said = "one seed"
-    elif found.low <= 0 <= found.high:
-        said = "which cannot be told from 0"
-    else:
-        said = "a gain" if found.low > 0 else "a loss"
-    return f"a difference of {shown(found, 'points')}, {said}"
+    return f"a difference of {shown(found, 'points')}, {gain_or_loss(found)}"
 
 
 def state(results: Results) -> str:
@@ -71,12 +63,8 @@ def state(results: Results) -> str:
     open_ = [kind for kind in KINDS if not results.whole(kind)]
     missing = [f"{NAMES[kind]} {len(results.finished(kind))}" for kind in open_]
     said = [f"Seeds finished, of {len(SEEDS)}, where not all are: {', '.join(missing)}."] if missing else []
-    stopped = [
-        f"{NAMES[kind]}, seed {seed} ({' '.join(why.split())[:200]})"
-        for kind, seeds in results.stopped.items()
-        for seed, why in sorted(seeds.items())
-    ]
-    said += [f"Stopped, and so in no figure: {'; '.join(stopped)}."] if stopped else []
+    stopped = stops(results.stopped, NAMES)
+    said += [f"Stopped, and so in no figure: {stopped}."] if stopped else []
     return wrapped(" ".join(said or [f"All {len(SEEDS)} seeds of all judges are finished."]))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cream_evidence.intervals import Estimate, share, verdict
+from cream_evidence.intervals import Estimate, share
 from cream_evidence.tables import plain, seeds_shown, shown, table
-from score_evidence.words import first_upper, wrapped
+from evidence_words import first_upper, verdict, wrapped
 
 from .collect import SEEDS
 from .figures import (
@@ -106,8 +106,7 @@ def summary(results: Results) -> str:
 
 
 def _verdict(results: Results, found: Estimate | None) -> str:
-    said = verdict(found) if results.whole else "not finished"
-    return "cannot be told apart" if said == "not distinguishable here" else said
+    return verdict(found) if results.whole else "not finished"
 
 
 def _state(results: Results) -> str:
