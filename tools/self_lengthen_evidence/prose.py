@@ -53,8 +53,9 @@ LIMITS = """\
 - Three seeds; what cannot be told apart is not equal. The suite's items are the same for all seeds.
 - No quality is measured: no judge at hand could be trusted with it (docs/evidence/self_judge.md). Repetition is.
 - Self-instruct is off: this model writes no usable instructions, so both rounds take written ones.
-- Seed 2 was trained with micro-batches of one example, seeds 0 and 1 of four: the same updates in less memory.
-- Examples longer than 1,024 tokens (two or three of some 22 for the Extender) are left out and counted."""
+- Seed 1 and the first three models of seed 0 were trained with micro-batches of four examples, the others of one, as
+  the recipe has it: the same updates in less memory.
+- Examples longer than 1,024 tokens, mostly the Extender's, are left out and counted in each run's report."""
 
 AGAIN = """\
 ## Made again by
