@@ -96,13 +96,12 @@ def check_lengthening(loop: Loop) -> None:
                 f"sampling.max_new_tokens: {what} has {needed:,} tokens, and {room.new:,} new ones do not fit behind "
                 f"it in the context of {room.context:,}; {_fitting(room)}"
             )
+    extendable = max(room.extendable, 0)
     loop.note(
-        f"the context of {room.context:,} tokens holds the question about a text ({room.question:,} with the longest "
-        f"instruction), the text, two thirds of an answer as its new beginning ({2 * room.new // 3:,}) and the rest "
-        f"({room.new:,}, sampling.max_new_tokens): a text of up to {max(room.extendable, 0):,} tokens, about "
-        f"{room.words(max(room.extendable, 0)):,} words, can always be extended, a longer one only where its new "
-        f"beginning is shorter. No text gets longer than {room.longest:,} tokens, about {room.words(room.longest):,} "
-        f"words ({room.word:.2f} tokens a word, as in data.prompts)"
+        f"context of {room.context:,} tokens: a text of up to {extendable:,} (about {room.words(extendable):,} words) "
+        f"can always be extended, beside the question ({room.question:,}), its new beginning ({2 * room.new // 3:,}) "
+        f"and the rest ({room.new:,}, sampling.max_new_tokens); no text gets longer than {room.longest:,} tokens "
+        f"(about {room.words(room.longest):,} words)"
     )
     if room.words(min(room.extendable, room.longest)) < high:
         why = "are not always extended" if room.extendable < room.longest else "cannot be written"

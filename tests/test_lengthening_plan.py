@@ -70,7 +70,7 @@ def test_a_question_that_cannot_be_asked_is_refused_with_the_numbers(lengthen_re
 
 def test_lengths_that_do_not_fit_are_warned_of(lengthen_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(lengthen_recipe(self_lengthen={"high": 2000}), capsys)
-    assert "No text gets longer than 66 tokens" in text  # 40 new ones behind 26
+    assert "no text gets longer than 66 tokens" in text  # 40 new ones behind 26
     assert "warning: texts of 2,000 words (self_lengthen.high) are not always extended: " in text
     assert "warning: to learn to extend to 2,000 words" in text and "room for 512 (training.max_length" in text
 
