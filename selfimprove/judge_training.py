@@ -93,7 +93,13 @@ def similarity(loop: Loop, responses: Responses) -> Grades:
             execution={"folder": folder, "device": loop.device},
         )
     )
-    return {(row["prompt_id"], row["index"]): row["cosine"] for row in artefact.rows()}
+    rows = artefact.rows()
+    if cut := sum(row["cut"] for row in rows):
+        loop.note(
+            f"{cut} of {len(rows)} responses, or their references, are longer than {loop.recipe.self_judge.embedding} "
+            "reads: only their beginnings are compared (self_judge.embedding takes another model)"
+        )
+    return {(row["prompt_id"], row["index"]): row["cosine"] for row in rows}
 
 
 class Example(NamedTuple):

@@ -249,8 +249,8 @@ def _similarity(folder: Path, task: dict[str, Any], shard: int, advance: Advance
     write_rows(
         folder / f"rows-{shard:05d}.arrow",
         [
-            {"prompt_id": row["prompt_id"], "index": row["index"], "cosine": cosine}
-            for row, cosine in zip(rows, found, strict=True)
+            {"prompt_id": row["prompt_id"], "index": row["index"], **one._asdict()}
+            for row, one in zip(rows, found, strict=True)
         ],
     )
 
@@ -284,7 +284,7 @@ STEPS = {
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
     "score": StepKind(1, _score, "prompts", None, "steps"),
-    "similarity": StepKind(1, _similarity, "pairs", 2048, "pairs"),
+    "similarity": StepKind(2, _similarity, "pairs", 2048, "pairs"),
     "judge": StepKind(1, _judge, "examples", None, "steps"),
 }
 

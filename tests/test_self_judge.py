@@ -15,7 +15,9 @@ from rich.console import Console
 import selfimprove
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.digits import digit_tokens, question_ids
+from selfimprove.judging.labels import combined_labels
 from selfimprove.judging.rubric import load_rubric
+from selfimprove.judging.similarity import cosines, find_embedding
 from selfimprove.policy import load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.terminal import Progress
@@ -159,3 +161,28 @@ def test_one_label_for_all_is_nothing_to_learn(judge_recipe: Callable[..., Recip
     write_jsonl(tiny_data / "one.jsonl", [{"prompt": "Say cat", "answer": "cat"}])
     with pytest.raises(RunFailed, match="not two different ones"):
         run(judge_recipe(data={"prompts": "one.jsonl", "prompts_per_round": 1}, sampling={"temperature": 1e-3}))
+
+
+def test_equal_texts_are_equally_near_and_cut_ones_are_counted(
+    judge_recipe: Callable[..., Recipe], tiny_data: Path
+) -> None:
+    """In fp32 they have cosines of 1 up to 2e-7, which differ from text to text: ranks would order exact matches."""
+    folder, _ = find_embedding("all-minilm-l6-v2")
+    words = [f"{a}{b}" for a in ("cat", "dog", "sun", "map", "seventeen") for b in ("s", " and a hat", ", who ran off")]
+    found = cosines(folder, [(word, word) for word in words] + [("cat", "seventeen"), ("", "cat")], "cpu")
+    assert {one.cosine for one in found[: len(words)]} == {1.0} and all(-1 <= one.cosine < 1 for one in found[-2:])
+    assert not any(one.cut for one in found)
+    own = [float(number) for number in range(len(words) + 1)]
+    labels = combined_labels(own, [one.cosine for one in found[: len(words) + 1]], 0.0, "ranks")
+    assert len(set(labels[: len(words)])) == 1 and labels[-1] == 0
+    long = "A long text goes on. " * 100
+    assert [one.cut for one in cosines(folder, [(long, "cat"), ("cat", long), ("cat", "dog")], "cpu")] == [
+        True,
+        True,
+        False,
+    ]
+    recipe = judge_recipe()
+    rows = [{"prompt": f"Say {n}", "answer": long if n < 2 else f"cat {n}"} for n in range(6)]
+    write_jsonl(tiny_data / "labelled.jsonl", rows)
+    notes = [event["text"] for event in events_of(run(recipe), "note")]
+    assert "4 of 12 responses, or their references, are longer than all-minilm-l6-v2 reads" in " ".join(notes)
