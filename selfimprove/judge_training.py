@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from scipy.stats import spearmanr
 
 from selfimprove import gates
 from selfimprove.artefacts import digest_of, explained_write, sync_tree, write_json
-from selfimprove.builtin import BUILTINS
 from selfimprove.chat import end_of_turn_id
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.errors import InputError, RunFailed
@@ -22,7 +22,7 @@ from selfimprove.judging.digits import digit_tokens, question_ids
 from selfimprove.judging.labels import HIGHEST, combined_labels
 from selfimprove.judging.rubric import Rubric, load_rubric, write_rubric
 from selfimprove.judging.similarity import find_embedding
-from selfimprove.policy import Policy, load_tokenizer
+from selfimprove.policy import Policy, load_tokenizer, portable_name
 from selfimprove.recipe_sections import Reader
 from selfimprove.steps import StepRequest, environment
 
@@ -265,7 +265,7 @@ def write_judge(loop: Loop, rubric: Rubric, judge: Policy) -> Path:
         write_rubric(rubric, written)
         shutil.copytree(judge.adapter or judge.base, written / "policy")
         if judge.adapter:
-            _name_base(written / "policy" / "adapter_config.json", loop.recipe.model)
+            _name_base(written / "policy" / "adapter_config.json", judge.base)
         write_json(written / "judge.json", about)
         sync_tree(written)
         if folder.exists():
@@ -274,10 +274,9 @@ def write_judge(loop: Loop, rubric: Rubric, judge: Policy) -> Path:
     return folder
 
 
-def _name_base(file: Path, model: str) -> None:
-    """The base by a name that other machines know, where it has one: a built-in's, or a hub id."""
-    import json
-
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if model in BUILTINS or not Path(config["base_model_name_or_path"]).is_dir():
-        write_json(file, {**config, "base_model_name_or_path": model})
+def _name_base(file: Path, base: str) -> None:
+    """The base by a name that other machines know, where it has one."""
+    name, revision = portable_name(base)
+    write_json(
+        file, {**json.loads(file.read_text(encoding="utf-8")), "base_model_name_or_path": name, "revision": revision}
+    )

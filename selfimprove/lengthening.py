@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from selfimprove.record import Round
 
 _UNFINISHED, _NO_ROOM = "unfinished", "no room in the model's context"
-_SHORT, _NOT_LONGER = "dropped as short", "not longer than before"
+_SHORT, _NOT_LONGER, _LITTLE = "dropped as short", "not longer than before", "grew too little"
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ def instructions_for(loop: Loop, policy: Policy, round: Round) -> list[str]:
         label = f"sample self-instruct of round {round.number}, try {attempt + 1}"
         written = _written(loop, policy, asked, label)
         known, fitting = {*seeds, *kept}, {}
-        for id, (text, _) in written.items():
+        for id, (text, why) in written.items():
             found = _instruction(text)
-            if 3 < count_words(found) < 500 and found not in known:
+            if why is None and 3 < count_words(found) < 500 and found not in known:
                 fitting[id] = found
                 known.add(found)
-        rejected["not 4 to 499 words, or known"] += len(asked) - len(fitting)
+        rejected[_NO_ROOM] += len(asked) - len(written)
+        rejected["unfinished, not 4 to 499 words, or known"] += len(written) - len(fitting)
         evaluated = {text for text, _, _ in leaks(fitting.values(), loop.evaluator.texts())}
         rejected["an evaluation prompt"] += sum(text in evaluated for text in fitting.values())
         fitting = {id: text for id, text in fitting.items() if text not in evaluated}
@@ -160,6 +161,8 @@ def extended_texts(loop: Loop, extender: Policy, initial: Sequence[Text], round:
             if count_words(best[id]) > options.growth * one.words:
                 found[id] = Extended(one, Text(id, one.instruction, best[id]))
                 del waiting[id]
+            elif best[id] != one.text:
+                rejected[_LITTLE] += 1
     by_length = _without_short(loop, [one.longer for one in found.values()], f"extended|{round.number}")
     kept = [found[text.id] for text in by_length]
     rejected[_SHORT] += len(found) - len(kept)
@@ -274,9 +277,10 @@ def _without_short(loop: Loop, texts: Sequence[Text], what: str) -> list[Text]:
 
 
 def _instruction(text: str) -> str:
-    """The first line of what was written, without a number or quotes in front."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return re.sub(r"^\s*(?:\d+[.)]|[-*])\s*", "", first).strip().strip('"“”').strip()
+    """The first line of what was written, without a number or quotes in front; not one that only leads to the next."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next((line for line in lines if not line.endswith(":")), "")
+    return re.sub(r"^(?:\d+[.)]|[-*])\s+", "", first).strip('"“” ')
 
 
 def _said(counts: Mapping[str, int]) -> str:

@@ -68,7 +68,8 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
     base, adapter = _locate(model)
     if adapter is not None:
         config = json.loads((adapter / "adapter_config.json").read_text())
-        base, inner = _locate(config["base_model_name_or_path"])
+        named, revision = config["base_model_name_or_path"], config.get("revision")
+        base, inner = _locate(f"{named}@{revision}" if revision and not Path(named).is_dir() else named)
         if inner is not None:
             raise InputError(f"model: {adapter} is an adapter on another adapter ({inner}); merge that one first")
     from safetensors import SafetensorError
@@ -88,6 +89,19 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
     from selfimprove.chat import template_digest
 
     return replace(policy, tokenizer_digest=template_digest(load_tokenizer(policy)))
+
+
+def portable_name(base: str) -> tuple[str, str | None]:
+    """(name, revision) of a base model's folder as other machines know it: a built-in's name, or a hub id of the cache
+    with its commit. A folder that is neither is its own name."""
+    folder = Path(base)
+    for name, builtin in BUILTINS.items():
+        if folder.name == f"{builtin.name}-{builtin.wheel_sha256[:12]}":
+            return name, None
+    kind, _, hub_id = folder.parent.parent.name.partition("--")
+    if folder.parent.name == "snapshots" and kind == "models" and hub_id:
+        return hub_id.replace("--", "/"), folder.name
+    return base, None
 
 
 def _locate(model: str) -> tuple[Path, Path | None]:

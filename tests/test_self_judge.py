@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from selfimprove.reporting.terminal import Progress
 from selfimprove.training.judge_trainer import JudgeTrainer, QuestionCollator
 
 pytest.importorskip("sentence_transformers")
+SHIPPED = Path(__file__).parent.parent / "eval" / "judges" / "self-judge"
 
 
 @pytest.fixture
@@ -186,3 +188,13 @@ def test_equal_texts_are_equally_near_and_cut_ones_are_counted(
     write_jsonl(tiny_data / "labelled.jsonl", rows)
     notes = [event["text"] for event in events_of(run(recipe), "note")]
     assert "4 of 12 responses, or their references, are longer than all-minilm-l6-v2 reads" in " ".join(notes)
+
+
+def test_a_rubric_that_changed_sets_old_figures_aside(judge_recipe: Callable[..., Recipe], tiny_data: Path) -> None:
+    shutil.copytree(SHIPPED, tiny_data / "own")
+    recipe = judge_recipe(self_judge={"rubric": "own"})
+    run(recipe)
+    prompt = tiny_data / "own" / "prompt.txt"
+    prompt.write_text(prompt.read_text() + "\nBe strict.")
+    result = run(recipe)
+    assert len(events_of(result, "labels")) == len(events_of(result, "training")) == 1

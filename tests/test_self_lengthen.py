@@ -127,6 +127,9 @@ def test_self_instruct_keeps_what_the_model_calls_suitable(
         ("3. Write of a cat.\nAnd more", "Write of a cat."),
         ('\n\n "Tell it."', "Tell it."),
         ("- A line", "A line"),
+        ("Here is a third one:\n\n3. Write of bees.", "Write of bees."),
+        ("1.5 degrees of warming: tell of it.", "1.5 degrees of warming: tell of it."),
+        ("**Write an essay** on bees.", "**Write an essay** on bees."),
         ("", ""),
     ],
 )
@@ -152,3 +155,8 @@ def test_what_does_not_fit_the_context_is_counted_and_never_cut(lengthen_recipe:
 
 def test_words_of_a_text_are_the_authors() -> None:
     assert lengthening.Text("1", "Tell.", "一二三 four five.").words == count_words("一二三 four five.") == 5
+
+
+def test_texts_that_grew_too_little_are_counted(lengthen_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(RunFailed, match=r"no text became longer \(.*grew too little: [1-9]"):
+        run(lengthen_recipe(self_lengthen={"growth": 50.0}))

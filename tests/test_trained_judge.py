@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove import checking
 from selfimprove.artefacts import Store
+from selfimprove.builtin import BUILTINS
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.alpaca import measure
 from selfimprove.evaluation.matches import EACH_BY_ITSELF, order_figures, rated_match
@@ -35,6 +36,7 @@ from selfimprove.judging.judges import judge_responses
 from selfimprove.judging.rewarding import Answered, make_checker, reward_step
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.loop import Loop
+from selfimprove.policy import portable_name, resolve_policy
 from selfimprove.recipe import Recipe, load_recipe, make_recipe
 from selfimprove.recipe_sections import JudgeOptions, Reader, Reward
 from selfimprove.reporting.events import EventLog
@@ -468,3 +470,30 @@ def test_a_reader_is_read_from_its_folder_alone(judge: Path) -> None:
     assert read(Reader) == {"rubric": str(judge)}
     assert read(JudgeOptions) == {"rubric": str(judge), "kind": "rubric"}
     assert read(Reward) == {"rubric": str(judge), "kind": "rubric", "right_from": 4.5}
+
+
+def test_a_base_is_named_as_other_machines_know_it(
+    judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "hub" / "models--org--some-model" / "snapshots" / "abc123"
+    assert portable_name(str(cached)) == ("org/some-model", "abc123")
+    builtin = BUILTINS["smollm2-135m-instruct"]
+    folder = f"/cache/models/{builtin.name}-{builtin.wheel_sha256[:12]}"
+    assert portable_name(folder) == ("smollm2-135m-instruct", None)
+    assert portable_name("/data/my-model") == ("/data/my-model", None)
+
+    # An adapter on a base of the hub is found at that commit.
+    shutil.copytree(judge.parent / "base", cached)
+    shutil.copytree(judge / "policy", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text()) | {"base_model_name_or_path": "org/some-model", "revision": "abc123"}
+    file.write_text(json.dumps(config))
+    asked = []
+
+    def snapshot_download(hub_id: str, revision: str | None, **options: Any) -> str:
+        asked.append((hub_id, revision))
+        return str(cached)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve_policy(str(tmp_path / "adapter")).digest == resolve_policy(str(judge)).digest
+    assert asked == [("org/some-model", "abc123")]

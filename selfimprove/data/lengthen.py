@@ -8,7 +8,6 @@ Source: Self-Lengthen (Quan et al., arXiv 2410.23933; code github.com/QwenLM/Sel
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import NamedTuple
@@ -19,7 +18,7 @@ _WORD = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+")
 # What a text is cut into, each with the white space behind it.
 _PARAGRAPH, _LINE = re.compile(r"(?s).+?(?:\n\n\s*|\Z)"), re.compile(r".+?(?:\n\s*|\Z)")
-_SENTENCE = re.compile(r"(?s).+?(?:[.!?]+[\"')\]”’]*\s+|[。！？…]+[”’」』）】]*\s*|\Z)")
+_SENTENCE = re.compile(r"(?s).+?(?:(?<![.!?])[.!?]+[\"')\]”’]*\s+|(?<![。！？…])[。！？…]+[”’」』）】]*\s*|\Z)")
 
 
 class Rules(NamedTuple):
@@ -147,10 +146,11 @@ def dropped_lines(text: str, random: Random, share: float = 0.2) -> str:
 
 def keep_long(lengths: Sequence[int], random: Random) -> list[bool]:
     """Which texts of so many characters stay: kept where a random number exceeds 2 rank^3, with rank = 1 - place among
-    the sorted lengths / n. Six of ten stay on average; the shortest never do, nor does a text that is alone."""
-    ordered = sorted(lengths)
-    ranks = [1 - bisect_left(ordered, length) / len(ordered) for length in lengths]
-    return [random.random() > 2 * rank**3 for rank in ranks]
+    the sorted lengths / n; equal ones in their order. Six of ten stay on average; the shortest does not, nor does a
+    text that is alone."""
+    n = len(lengths)
+    place = {index: position for position, index in enumerate(sorted(range(n), key=lambda index: lengths[index]))}
+    return [random.random() > 2 * (1 - place[index] / n) ** 3 for index in range(n)]
 
 
 def length_demand(

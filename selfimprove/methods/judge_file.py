@@ -60,10 +60,17 @@ def file_to_judge(loop: Inference) -> tuple[list[Example], Judge]:
         loop,
         {
             "the judge": judge.digest,
-            "the responses": digest_of([[list(one.prompt.messages), one.response] for one in examples]),
+            "the responses": digest_of(
+                [[list(one.prompt.messages), one.response, *_seen(loop.recipe, one)] for one in examples]
+            ),
         },
     )
     return examples, judge
+
+
+def _seen(recipe: Recipe, one: Example) -> list[str | None]:
+    """The reference, where the judge sees it."""
+    return [_reference(one)] if recipe.judge_file.reference else []
 
 
 def judge_file(loop: Inference, found: tuple[list[Example], Judge]) -> None:

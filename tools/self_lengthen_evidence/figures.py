@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from cream_evidence.intervals import Estimate, crossed, over_seeds
+from cream_evidence.intervals import Estimate, over_seeds
 from scipy import stats
 
 from .collect import SEEDS, Run
@@ -80,12 +80,12 @@ class Results:
         return np.array([[value(item) for item in row if kind in (None, item["kind"])] for row in rows], dtype=float)
 
     def mean(self, role: str, value: Callable[[dict[str, Any]], float], kind: str | None = None) -> Estimate:
-        """Over seeds and items, both drawn again."""
-        return crossed(self.table(role, value, kind))
+        """Over the seeds' means of the items."""
+        return over_seeds([float(row.mean()) for row in self.table(role, value, kind)])
 
     def less(self, role: str, than: str, value: Callable[[dict[str, Any]], float]) -> Estimate:
-        """Paired by seed and item."""
-        return crossed(self.table(role, value) - self.table(than, value))
+        """Paired by seed and item; over the seeds' means."""
+        return over_seeds([float(row.mean()) for row in self.table(role, value) - self.table(than, value)])
 
     def follows(self, role: str) -> Estimate | None:
         """Spearman's correlation of the words asked for and written, over a seed's items; None where in some seed all
