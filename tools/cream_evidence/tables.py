@@ -14,6 +14,8 @@ _FORMATS = {
     "share": (1, 2, False),
     "tau": (1, 2, False),
     "length": (1, 2, False),
+    "words": (1, 0, False),
+    "more words": (1, 0, True),
     "h": (1, 3, False),
 }
 

@@ -61,7 +61,7 @@ def page_text(results: Results) -> str:
         parts += ["## Growth, and growth by repetition alone", GROWTH, _growth(results)]
         parts += ["## The length that is asked for", SUITE, _suite(results), _kinds(results)]
         parts += ["![Words asked for and written](self_lengthen/asked.svg)", ASKED]
-        notes = sorted({note for run in results.runs.values() for note in run["warnings"]})
+        notes = sorted({f"{note.rstrip('.')}." for run in results.runs.values() for note in run["warnings"]})
         parts += [wrapped(" ".join([*notes, f"Code, device and sampler: {', '.join(results.codes())}."]))]
     return "\n\n".join([*parts, LIMITS, AGAIN]) + "\n"
 
@@ -70,10 +70,10 @@ def claims(results: Results) -> list[tuple[str, str, str, Estimate | None]]:
     """(number, what is claimed to be above 0, unit, the difference)."""
     last = results.rounds[-1]
     return [
-        ("1", f"the Generator's answers are longer in round {last} than the untrained model's", "length",
+        ("1", f"the Generator's answers are longer in round {last} than the untrained model's", "more words",
          results.more_words(ANSWERS)),
-        ("2", f"longer texts are longer in round {last} than in round 1", "length", results.more_words(LONGER)),
-        ("3", f"on the suite generator {last} writes more words than the untrained model", "length",
+        ("2", f"longer texts are longer in round {last} than in round 1", "more words", results.more_words(LONGER)),
+        ("3", f"on the suite generator {last} writes more words than the untrained model", "more words",
          results.less(f"generator {last}", "untrained", words)),
         ("4", "the final model meets the length asked for better than the untrained model", "points",
          results.less("final", "untrained", score)),
@@ -88,13 +88,14 @@ def summary(results: Results) -> str:
     """What became of the lengths, and the verdicts."""
     ends = results.rounds[0], results.rounds[-1]
     answers, longer = (
-        " and ".join(shown(results.mean_words(number, kind), "length") for number in ends) for kind in (ANSWERS, LONGER)
+        " and ".join(shown(results.mean_words(number, kind), "words") for number in ends) for kind in (ANSWERS, LONGER)
     )
     said = [
         f"In rounds {ends[0]} and {ends[1]} answers have {answers} words in the mean, and the longer texts made of "
         f"them {longer}.",
         f"Asked for a length, the untrained model's score is {shown(results.mean('untrained', score), 'accuracy')} of "
-        f"100 and the final model's {shown(results.mean('final', score), 'accuracy')}.",
+        f"100 and the final model's {shown(results.mean('final', score), 'accuracy')}; they write "
+        f"{shown(results.mean('untrained', words), 'words')} and {shown(results.mean('final', words), 'words')} words.",
     ]
     by_verdict: dict[str, list[str]] = {}
     for number, text, _, found in claims(results):
@@ -130,8 +131,8 @@ def _texts(results: Results) -> str:
             every = np.concatenate([*results.texts(number, kind).values()])
             mean = results.mean_words(number, kind)
             quantiles = np.quantile(every[:, WORDS], (0.1, 0.25, 0.5, 0.75, 0.9))
-            cells = [*(f"{one:.0f}" for one in quantiles), seeds_shown(mean, "length")]
-            rows.append([str(number), kind, str(len(every)), shown(mean, "length"), *cells])
+            cells = [*(f"{one:.0f}" for one in quantiles), seeds_shown(mean, "words")]
+            rows.append([str(number), kind, str(len(every)), shown(mean, "words"), *cells])
     return table(["round", "texts", "n", "mean", "10%", "25%", "median", "75%", "90%", "each seed's mean"], rows)
 
 
@@ -164,7 +165,7 @@ def _suite(results: Results) -> str:
     for role in results.roles:
         cells = [shown(results.mean(role, score), "accuracy")]
         cells += ["" if role == "untrained" else shown(results.less(role, "untrained", score), "points")]
-        cells += [shown(results.mean(role, words), "length"), shown(results.mean(role, unfinished), "accuracy")]
+        cells += [shown(results.mean(role, words), "words"), shown(results.mean(role, unfinished), "accuracy")]
         follows = results.follows(role)
         cells += [
             "" if follows is None else plain(follows.value, "share"),

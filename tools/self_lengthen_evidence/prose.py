@@ -25,7 +25,7 @@ TEXTS = """\
 Words of the texts that passed the filter: the Generator's answers (in round 1 the untrained model's) and the longer
 texts that the Extender made of them. Quantiles are of all seeds together; the mean is that of the seeds' means with
 Student's t interval over them. A text that passed has ended by itself, so these are not the lengths of all that was
-written."""
+written. In the plot: median, middle half, 10% to 90%; dashes are the seeds' means."""
 
 FILTERS = """\
 All seeds together. *initial*: answers; *extended*: longer texts, each of one answer that was kept. What fails is asked
@@ -53,6 +53,7 @@ LIMITS = """\
 - Three seeds; what cannot be told apart is not equal. The suite's items are the same for all seeds.
 - No quality is measured: no judge at hand could be trusted with it (docs/evidence/self_judge.md). Repetition is.
 - Self-instruct is off: this model writes no usable instructions, so both rounds take written ones.
+- Texts and trainings were made at commit 9c24dc1, their figures at the commit above, which reuses them.
 - Seed 1 and the first three models of seed 0 were trained with micro-batches of four examples, the others of one, as
   the recipe has it: the same updates in less memory.
 - Examples longer than 1,024 tokens, mostly the Extender's, are left out and counted in each run's report."""
