@@ -77,7 +77,9 @@ def answer(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     threshold: Annotated[float | None, typer.Option(help="Decline where the best answer scores below it.")] = None,
     held_out: Annotated[Path | None, typer.Option(help="Prompts with an `answer`, to choose the threshold on.")] = None,
-    precision: Annotated[float | None, typer.Option(help="Share of kept held-out answers that is to be good.")] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Share of kept held-out answers to be good, by its 95% interval.")
+    ] = None,
     coverage: Annotated[float | None, typer.Option(help="Share of held-out answers that is to be kept.")] = None,
     checker: Annotated[
         str, typer.Option(help="What is good on held-out prompts: exact_match or math.")

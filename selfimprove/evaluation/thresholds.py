@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from selfimprove.errors import RunFailed
 from selfimprove.evaluation.statistics import wilson_interval
 
+_WANTED = {True: "precision (by the lower end of its interval)", False: "coverage"}
+
 
 class Threshold(NamedTuple):
     """`value`: answers with this score or more are kept. Of the `n` answers it was chosen on, `coverage` is the share
@@ -30,14 +32,15 @@ def threshold_for(
 ) -> Threshold:
     """The lowest score whose kept answers reach the wanted `precision`, or the highest that keeps the `coverage`.
 
-    Answers of one score are kept or declined together, so the coverage may be more than was wanted. The intervals
-    are optimistic: the threshold was chosen on the same answers, and of many thresholds one may reach a precision by
-    luck, above all with few answers kept. Figures without that bias need answers that were not used here.
+    A precision is reached by the lower end of its 95% interval: of many thresholds one always has a high share by
+    luck, above all with few answers kept (of 100 answers to a judge that knows nothing, half of them good, a share of
+    .9 was had in every second try). Answers of one score are kept or declined together, so the coverage may be more
+    than was wanted. The threshold was chosen on the same answers, so the intervals are still a little optimistic.
 
     Args:
         scores: (n,), any finite unit; -inf for an answer that is declined at any threshold (it counts in the coverage).
         good: (n,), 1 for a good answer, 0 for any other.
-        precision, coverage: exactly one, in (0, 1].
+        precision, coverage: exactly one, in (0, 1]; no number of answers shows a precision of 1.
 
     Raises:
         RunFailed: no threshold reaches what is wanted; says the best that can be had.
@@ -58,14 +61,17 @@ def threshold_for(
     if not kept.size:
         raise RunFailed("no held-out answer has a score, so no threshold can be chosen")
     right = np.cumsum(hits[order])[kept - 1]
-    had = right / kept if coverage is None else kept / values.size
+    if coverage is None:
+        had = np.array([wilson_interval(int(r), int(k))[1] for r, k in zip(right, kept, strict=True)])
+    else:
+        had = kept / values.size
     reached = np.flatnonzero(had >= wanted[0])
     if not reached.size:
         best = np.flatnonzero(had == had.max())[-1]
         found = _threshold(ranked, kept[best], right[best])
         raise RunFailed(
-            f"no threshold reaches a {'precision' if coverage is None else 'coverage'} of {wanted[0]:.1%} on the "
-            f"{values.size} held-out answers: the best is {_said(found)}; ask for less, or take another judge or policy"
+            f"no threshold reaches a {_WANTED[coverage is None]} of {wanted[0]:.1%} on the {values.size} held-out "
+            f"answers: the best is {_said(found)}; ask for less, or take more held-out prompts, another judge or policy"
         )
     chosen = reached[-1] if coverage is None else reached[0]
     return _threshold(ranked, kept[chosen], right[chosen])
