@@ -52,7 +52,8 @@ LIMITS = """\
   60,000, hundreds of words where it has thousands. A negative result here says nothing about the paper's models.
 - Three seeds; what cannot be told apart is not equal. The suite's items are the same for all seeds.
 - No quality is measured: no judge at hand could be trusted with it (docs/evidence/self_judge.md). Repetition is.
-- Self-instruct is off: this model writes no usable instructions, so both rounds take written ones.
+- Self-instruct is off, and both rounds take written instructions: where it was on (seed 0, `instructions: 24`, two
+  tries, `suitable_words: 150`), 3 of 24 passed, and most of what the model wrote is no instruction.
 - Texts and trainings were made at commit 9c24dc1, their figures at the commit above, which reuses them.
 - Seed 1 and the first three models of seed 0 were trained with micro-batches of four examples, the others of one, as
   the recipe has it: the same updates in less memory.
