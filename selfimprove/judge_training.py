@@ -47,6 +47,12 @@ def check_judge_training(loop: Loop) -> None:
             raise InputError(f"data.prompts: prompt {prompt.id!r} has no answer; every one needs its reference")
 
 
+def judge_training_inputs(loop: Loop) -> dict[str, str]:
+    """Digests of what grades a response, which a recipe names and does not show."""
+    _, embedding = find_embedding(loop.recipe.self_judge.embedding)
+    return {"self_judge.rubric": find_rubric(loop).digest, "self_judge.embedding": embedding}
+
+
 def find_rubric(loop: Loop) -> Rubric:
     """The recipe's rubric, which must read digits and have a prompt that shows a reference. InputError otherwise."""
     name = loop.recipe.self_judge.rubric

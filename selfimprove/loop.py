@@ -15,11 +15,10 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
 from selfimprove.inference import Inference
-from selfimprove.judge_training import check_judge_training, find_rubric
+from selfimprove.judge_training import check_judge_training, judge_training_inputs
 from selfimprove.judging.asking import find_judge, short_name
 from selfimprove.judging.judges import check_judge
 from selfimprove.judging.rewarding import check_reward
-from selfimprove.judging.similarity import find_embedding
 from selfimprove.lengthening_plan import check_lengthening
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
@@ -109,8 +108,7 @@ class Loop(Inference):
         """Digest of a rubric that ranks or rewards, and of the model that the recipe or its folder names for it; of
         `self_judge` those of its rubric and embedding."""
         if self.recipe.method == "self_judge":
-            embedding = find_embedding(self.recipe.self_judge.embedding)[1]
-            return {"self_judge.rubric": find_rubric(self).digest, "self_judge.embedding": embedding}
+            return judge_training_inputs(self)
         judge, reward = self.recipe.ranked_by(), self.recipe.rewarded_by()
         if judge and judge.kind == "rubric":
             return {"the judge": find_judge(self, judge, str(judge.rubric), self.base_policy).digest}

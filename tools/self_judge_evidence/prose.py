@@ -70,7 +70,9 @@ LIMITS = """\
 - A cut-off answer counts as wrong, which a judge can see by its length alone. Length-controlled figures take out a
   linear dependence on log length, and no other.
 - AUROC, area and Spearman are much alike where gold is right or wrong; their claims are not independent.
-- The settings are one set for all judges. The others might do better with their own."""
+- The settings are one set for all judges. The others might do better with their own.
+- Judges of self-evaluation labels were trained with micro-batches of eight examples and the others of two, so with
+  other draws of dropout."""
 
 AGAIN = """\
 ## Made again by
