@@ -16,10 +16,11 @@ repeats itself and does not come to an end (12 of 24 answers and none of 12 long
 24 and 9 of 17). Nothing was chosen on the suite."""
 
 RULE = """\
-Each claim is that a difference is above 0, put down before the runs were evaluated. **holds**: its 95% interval lies
-above 0; **contradicted**: below; **cannot be told apart**: it reaches both. All intervals are Student's t over the
-seeds' means, paired where models are compared: with three seeds they are wide, and say nothing about other items.
-Words in words, all else in points of 100. The claims are not corrected for their number."""
+Each claim is that a difference is above 0, put down before the suite was run; the words of seed 1's rounds were known
+by then. **holds**: its 95% interval lies above 0; **contradicted**: below; **cannot be told apart**: it reaches both.
+All intervals are Student's t over the seeds' means, paired where models are compared: with three seeds they are wide,
+and say nothing about other items. Words in words, all else in points of 100. The claims are not corrected for their
+number."""
 
 TEXTS = """\
 Words of the texts that passed the filter: the Generator's answers (in round 1 the untrained model's) and the longer
