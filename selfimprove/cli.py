@@ -35,17 +35,28 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     resolved = load_recipe(recipe, overrides or [])
     from selfimprove.execute import run as execute
-    from selfimprove.reporting.terminal import rounds_table, stages_table
+    from selfimprove.reporting.outcome import outcome_sentences
+    from selfimprove.reporting.terminal import before_after_table, rounds_table, stages_table
 
     with stoppable():
         result = execute(resolved)
-    for table in (rounds_table(result.events), stages_table(result.events)):
+    for sentence in outcome_sentences(result.events):
+        out.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for table in (
+        rounds_table(result.events),
+        before_after_table(result.events),
+        stages_table(result.events),
+    ):
         if table.row_count:
+            out.print()
             out.print(table)
+    out.print()
     final = result.folder / "policies" / "final"
     if result.policy_folder:
         out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
     out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
+    if result.kept:
+        out.print(result.kept, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

@@ -349,7 +349,7 @@ def plan_of(
     if recipe.method == "self_judge":  # it trains two questions about each response at a time
         question = min(prompt + between + 2 * plan.response, training.max_length)
         return replace(plan, example=question, micro_batch=2 * plan.micro_batch)
-    return replace(plan, example=plan.row) if recipe.method == "star" else plan  # it trains the traces
+    return replace(plan, example=plan.row) if recipe.trains_samples else plan
 
 
 def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
@@ -365,9 +365,9 @@ def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
     if recipe.method == "self_judge":
         found["judge"] = sft(shape, plan)
         return found
-    if recipe.data.seed or recipe.method in ("star", "self_lengthen"):
+    if recipe.data.seed or recipe.trains_samples or recipe.method == "self_lengthen":
         found["SFT"] = sft(shape, plan)
-    if recipe.method not in ("sft", "star", "self_lengthen", "evaluate"):
+    if recipe.method not in ("sft", "self_lengthen", "evaluate") and not recipe.trains_samples:
         found["DPO"] = dpo(shape, plan)
     return found
 
@@ -382,7 +382,7 @@ def disk_of(shape: Shape, plan: Plan, recipe: Recipe, rounds: int) -> Disk:
         # The best policy so far, and the weights that vllm reads.
         more = (recipe.score.keep == "highest_reward") + (recipe.sampling.backend != "transformers")
         return replace(found, while_training=found.while_training + more * found.policy)
-    if recipe.method == "star":
+    if recipe.method in ("star", "expert_iteration"):
         return disk(shape, plan, rounds)
     if recipe.method == "self_lengthen":  # two in a round, and the final one
         return disk(shape, plan, 2 * rounds + 1)

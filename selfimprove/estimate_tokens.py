@@ -43,6 +43,8 @@ def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, b
         return _score(recipe, rows, between, gpu)
     if recipe.method == "star":
         return _star(recipe, rows, len(prompts), between)
+    if recipe.method == "expert_iteration":
+        return _expert_iteration(recipe, rows, len(prompts))
     if recipe.method == "self_judge":
         return _self_judge(recipe, rows, len(prompts), between)
     if recipe.method == "self_lengthen":
@@ -93,6 +95,24 @@ def _star(recipe: Recipe, rows: Sequence[int], rounds: int, between: int) -> Tok
         sampled=2 * len(rows) * n * new,
         scored=2 * rounds * _PROBE * trace / len(rows),
         trained=recipe.sft.epochs * traces * trace,
+        policies=rounds + 1,
+    )
+
+
+def _expert_iteration(recipe: Recipe, rows: Sequence[int], rounds: int) -> Tokens:
+    """Every round: samples, and training on those kept, at most `most_per_prompt` of a prompt: SFT, or pairs with as
+    many refused ones, whose reference is scored. The rows of earlier rounds that are replayed are trained again."""
+    n, new, options = recipe.sampling.n, recipe.sampling.max_new_tokens, recipe.expert_iteration
+    kept = min(n, options.most_per_prompt) * (sum(rows) + len(rows) * new)
+    replayed = options.replay * kept * (rounds - 1) / 2
+    scored = 2 * rounds * _PROBE * (sum(rows) / len(rows) + new)
+    judged = options.judge.of or options.judge
+    read = {"likelihood": 1, "implicit_reward": 2}.get(judged.kind, 0) * (sum(rows) + n * len(rows) * new)
+    return Tokens(
+        read=sum(rows),
+        sampled=n * len(rows) * new,
+        scored=read + (4 * kept if options.pairs else scored),
+        trained=recipe.training.epochs * 2 * kept if options.pairs else recipe.sft.epochs * (kept + replayed),
         policies=rounds + 1,
     )
 

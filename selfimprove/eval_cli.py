@@ -238,7 +238,7 @@ def judge_of(text: str, rubric: str | None) -> dict[str, Any]:
     """
     from pydantic import ValidationError
 
-    from selfimprove.recipe_sections import Reader, said_of
+    from selfimprove.judge_sections import Reader, said_of
 
     values = _judge_values(text) | ({"rubric": rubric} if rubric else {})
     if rubric and is_judge_folder(text):  # the model in it reads the other rubric

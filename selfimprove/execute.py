@@ -22,7 +22,6 @@ from selfimprove.methods.judge_file import file_to_judge, judge_file, responses_
 from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import SuiteChoice
 from selfimprove.reporting.events import EventLog, read_events
 from selfimprove.reporting.report import write_report
 from selfimprove.reporting.terminal import Progress
@@ -41,6 +40,9 @@ _UNTRAINED: dict[str, tuple[Callable[[Inference], Any], Callable[[Inference, Any
 }
 
 
+ORACLE = "this run is judged by an ORACLE, which has the true labels: an upper bound, and no self-improvement"
+
+
 @dataclass(frozen=True)
 class Result:
     """What a finished run left. `policy_folder` opens with plain Transformers or PEFT."""
@@ -49,6 +51,13 @@ class Result:
     folder: Path
     report: Path
     events: list[dict[str, Any]]
+
+    @property
+    def kept(self) -> str:
+        """What was kept and why, in a line; empty where nothing was trained."""
+        done: dict[str, Any] = next((one for one in reversed(self.events) if one["event"] == "done"), {})
+        oracle = f"; {ORACLE}" if done.get("oracle") else ""
+        return f"kept {done['policy']}, {done['why']}{oracle}" if done.get("why") else ""
 
     @property
     def policy_folder(self) -> Path | None:
@@ -65,7 +74,7 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     check_trackers(recipe.training.report_to)
     if recipe.training.accelerate:
         require_here(recipe, pick_device(recipe.device))
-    development = [SuiteChoice(suite=recipe.development)] if recipe.development else []
+    development = [recipe.development] if recipe.development else []
     for choice in [*recipe.evaluate, *development]:
         load_chosen(recipe, choice)  # what is wrong with a suite is said before anything is written
     if recipe.method == "judge_file":
@@ -82,7 +91,9 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
         started = time.monotonic()
         with EventLog(folder) as events:
             try:
-                policy = _walk(recipe, events, progress)
+                if recipe.oracle:
+                    progress.note(ORACLE)
+                policy, why = _walk(recipe, events, progress)
             except BaseException:
                 _report_quietly(folder)
                 raise
@@ -98,6 +109,8 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
                     digest=policy.digest,
                     seconds=seconds,
                     kept=recipe.keep,
+                    why=why,
+                    oracle=recipe.oracle,
                 )
         report = write_report(folder)
     return Result(policy, folder, report, read_events(folder / "metrics.jsonl"))
@@ -116,8 +129,9 @@ def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"backend": backend})})
 
 
-def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy | None:
-    """The method over the durable steps; started over where an artefact turns out to be damaged."""
+def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> tuple[Policy | None, str]:
+    """The policy, and why it was kept: the method over the durable steps; started over where an artefact turns out to
+    be damaged."""
     import torch
 
     folder = Path(recipe.output)
@@ -130,13 +144,13 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> Policy | None
                 found = find(inference)
                 _begun(inference, folder)
                 work(inference, found)
-                return inference.base_policy
+                return inference.base_policy, ""
             loop = Loop(recipe, store, events, progress)
             loop.check_sampler()
             _begun(loop, folder)
             policy = find_method(recipe.method)(loop)
             link_policies(folder, loop.made, policy)
-            return policy
+            return policy, loop.why_kept if loop.made else ""
         except DamagedArtefact as damage:
             progress.note(f"damaged: {damage} Steps that depend on it are made again only if its content changes.")
             MODELS.free()

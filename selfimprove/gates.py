@@ -152,11 +152,14 @@ def judge_health(missing: float, ties: float, bounds: Mapping[str, float]) -> Ve
 
 
 def response_health(responses: Sequence[Sequence[Response]]) -> dict[str, float]:
-    """Shares and means over the responses of a round: duplicates within a prompt, truncated, distinct-2, tokens."""
+    """Shares and means over the responses of a round: duplicates within a prompt, truncated, distinct-2, tokens; and
+    the mean -log p of a token (nats), which is the policy's entropy where it sampled at temperature 1 and top_p 1."""
     flat = [response for group in responses for response in group]
     duplicates = sum(len(group) - len({r.ids for r in group}) for group in responses)
     bigrams = [pair for r in flat for pair in zip(r.ids, r.ids[1:], strict=False)]
+    known = [(r.sampler_log_prob, len(r.ids)) for r in flat if r.sampler_log_prob is not None]
     return {
+        **({"entropy": -sum(p for p, _ in known) / sum(n for _, n in known)} if known else {}),
         "duplicate_rate": duplicates / len(flat),
         "truncation_rate": sum(r.finish == "length" for r in flat) / len(flat),
         "distinct_2": len(set(bigrams)) / len(bigrams) if bigrams else 1.0,
@@ -187,3 +190,15 @@ def degeneration(now: Mapping[str, float], first: Mapping[str, float], bounds: M
     text = f"duplicates {now['duplicate_rate']:.2f}, truncated {now['truncation_rate']:.2f}, "
     text += f"mean length {now['mean_length']:.1f}"
     return Verdict("degeneration", True, now["duplicate_rate"], bounds["max_duplicates"], text)
+
+
+def drifted(now: Mapping[str, float], first: Mapping[str, float], bounds: Mapping[str, float | None]) -> str | None:
+    """What of a round's samples has left the first round's by more than the share that `stop` allows, in words."""
+    names = {"distinct": ("distinct_2", "distinct-2"), "entropy": ("entropy", "mean -log p, nats per token")}
+    for key, (figure, name) in {**names, "length": ("mean_length", "mean length, tokens")}.items():
+        bound, old, new = bounds.get(key), first.get(figure), now.get(figure)
+        if bound is None or not old or new is None:
+            continue
+        if abs(new / old - 1) > bound:
+            return f"{name}: {new:.3g} after {old:.3g} in round 1, {new / old - 1:+.0%} (stop.{key} allows {bound:.0%})"
+    return None

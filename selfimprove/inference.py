@@ -15,12 +15,13 @@ from selfimprove.artefacts import Artefact, Store
 from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
 from selfimprove.floor import step_floor
-from selfimprove.judging.functions import Verdict
+from selfimprove.judge_sections import JudgeOptions, Reader, Reward
+from selfimprove.judging.functions import Verdict, function_step, load_function, reads_rows
 from selfimprove.judging.rewarding import Rewarded, reward_step
 from selfimprove.policy import Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import JudgeOptions, Reader, Reward
 from selfimprove.record import Record
+from selfimprove.registry import find_code
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import context_tokens
@@ -153,6 +154,16 @@ class Inference(Record):
 
     def judged(self, responses: Responses, judge: JudgeOptions) -> dict[str, list[Verdict]]:
         """Verdicts of a `reward_model` or a `function` on every response, as a durable step."""
+        options: dict[str, Any] = {"dtype": self.dtype}
+        execution: dict[str, Any] = {"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens}
+        policies, with_rows = {}, False
+        if judge.kind == "reward_model":
+            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
+        else:
+            code = find_code(str(judge.function), self.recipe.search_folders(), "judge.function")
+            options, more = function_step(code, judge.version, judge.seconds)
+            execution |= more
+            with_rows = reads_rows(load_function(code, "judge.function"))
         texts = [
             {
                 "prompt_id": prompt.id,
@@ -161,16 +172,11 @@ class Inference(Record):
                 "text": response.text,
                 "answer": prompt.answer,
                 "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
+                **({"row": json.dumps(prompt.row, default=str, sort_keys=True)} if with_rows else {}),
             }
             for prompt, its_responses in responses
             for response in its_responses
         ]
-        options: dict[str, Any] = {"dtype": self.dtype}
-        policies = {}
-        if judge.kind == "reward_model":
-            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
-        else:
-            options = {"function": judge.function, "version": judge.version}
         artefact = self.step(
             StepRequest(
                 step=judge.kind,
@@ -179,7 +185,7 @@ class Inference(Record):
                 inputs={"texts": texts},
                 policies=policies,
                 seed=0,
-                execution={"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens},
+                execution=execution,
             )
         )
         verdicts: dict[str, list[Verdict]] = {}

@@ -17,13 +17,13 @@ from selfimprove.artefacts import digest_of, explained_write, sync_tree, write_j
 from selfimprove.chat import end_of_turn_id
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judge_sections import Reader
 from selfimprove.judging.asking import Judge, ask_judge
 from selfimprove.judging.digits import digit_tokens, question_ids
 from selfimprove.judging.labels import HIGHEST, combined_labels
 from selfimprove.judging.rubric import Rubric, load_rubric, write_rubric
 from selfimprove.judging.similarity import find_embedding
 from selfimprove.policy import Policy, load_tokenizer, portable_name
-from selfimprove.recipe_sections import Reader
 from selfimprove.steps import StepRequest, environment
 
 if TYPE_CHECKING:

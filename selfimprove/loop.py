@@ -23,6 +23,7 @@ from selfimprove.lengthening_plan import check_lengthening
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Round
+from selfimprove.registry import find_code
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import RunData, context_tokens, responses_of, seed_responses
@@ -53,6 +54,8 @@ class Loop(Inference):
         self.tokenizer = load_tokenizer(self.base_policy)
         self.stops = stop_ids(self.tokenizer)
         self._first_health: dict[str, float] | None = None
+        self._last_health: dict[str, float] | None = None
+        self._stopped = ""
         room = min(context_tokens(self.base_policy.base), recipe.training.max_length)
         self.data = RunData(recipe, self.tokenizer, room, self.note)
         self.evaluator = Evaluator(self, recipe)
@@ -110,6 +113,10 @@ class Loop(Inference):
         if self.recipe.method == "self_judge":
             return judge_training_inputs(self)
         judge, reward = self.recipe.ranked_by(), self.recipe.rewarded_by()
+        own = judge.of if judge and judge.of else judge
+        if own and own.function:
+            code = find_code(own.function, self.recipe.search_folders(), "judge.function")
+            return {"the judge": digest_of([code.name, code.digest])}
         if judge and judge.kind == "rubric":
             return {"the judge": find_judge(self, judge, str(judge.rubric), self.base_policy).digest}
         if reward and reward.kind == "rubric":
@@ -120,9 +127,25 @@ class Loop(Inference):
     def rounds(self) -> Iterator[Round]:
         """The rounds, each with its own prompts."""
         for number, prompts in enumerate(self.data.round_prompts, start=1):
+            if reason := self._why_stop():
+                self._stopped = f"stopped after round {self._round}: {reason}"
+                self.events.emit("stop", self._stopped, round=self._round, reason=reason)
+                self.progress.note(self._stopped)
+                return
             self._round = number
             self.progress.note(f"round {number} of {len(self.data.round_prompts)}: {len(prompts)} prompts")
             yield Round(number, prompts)
+
+    def _why_stop(self) -> str | None:
+        """What of the recipe's `stop` holds after the rounds so far."""
+        stop = self.recipe.stop
+        if stop.patience and (worse := self.evaluator.rounds_below_best()) >= stop.patience:
+            best = self.evaluator.best()
+            assert best is not None
+            return f"the development score is below that of {best.name} for {worse} rounds (stop.patience)"
+        if self._first_health and self._last_health:
+            return gates.drifted(self._last_health, self._first_health, stop.model_dump())
+        return None
 
     def stage(self, number: int) -> Round:
         """One stage of SCoRe, in the place of a round: over all prompts."""
@@ -167,7 +190,7 @@ class Loop(Inference):
             max_new_tokens=sampling.max_new_tokens,
         )
         health = gates.response_health(list(responses.by_prompt.values()))
-        self._first_health = self._first_health or health
+        self._first_health, self._last_health = self._first_health or health, health
         self.check(gates.degeneration(health, self._first_health, self.recipe.gates.model_dump()))
         return responses
 
@@ -212,8 +235,11 @@ class Loop(Inference):
         self.evaluator.evaluate(policy, round.number if round else 0)
 
     def kept(self, last: Policy) -> Policy:
-        """`keep: last`, or the best policy on the development suite."""
-        return self.evaluator.best() or last if self.recipe.keep == "best" else last
+        """`keep: last`, or the best policy on the development suite. `why_kept` says it in words."""
+        best = self.evaluator.best() if self.recipe.keep == "best" else None
+        why = self.evaluator.why_best() if best else "the last policy"
+        self.why_kept = f"{why}; {self._stopped}" if self._stopped else why
+        return best or last
 
     def train(
         self,

@@ -11,28 +11,39 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from selfimprove.errors import InputError
-from selfimprove.method_sections import Answer, Cream, IterativeDpo, JudgeFile, Score, SelfJudge, SelfLengthen, Star
-from selfimprove.recipe_sections import (
-    Data,
-    Gates,
-    JudgeOptions,
-    Positive,
-    Reward,
-    Sampling,
-    Sft,
-    Strict,
-    SuiteChoice,
-    Training,
-    model_of,
+from selfimprove.judge_sections import JudgeOptions, Reward, SuiteChoice
+from selfimprove.method_sections import (
+    Answer,
+    Cream,
+    ExpertIteration,
+    IterativeDpo,
+    JudgeFile,
+    Score,
+    SelfJudge,
+    SelfLengthen,
+    Star,
 )
+from selfimprove.recipe_sections import Data, Gates, Positive, Sampling, Sft, Stop, Strict, Training, model_of
 from selfimprove.shipped import recipe_file
 
 _Method = Literal[
-    "sft", "dpo", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "self_lengthen",
+    "sft", "dpo", "expert_iteration", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "self_lengthen",
     "evaluate", "evaluate_judge", "evaluate_responses", "judge_file", "answer",
 ]  # fmt: skip
 # What only the method of that name reads.
-_METHOD_SECTIONS = ("cream", "iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file", "answer")
+_METHOD_SECTIONS = (
+    "cream",
+    "expert_iteration",
+    "iterative_dpo",
+    "score",
+    "star",
+    "self_judge",
+    "self_lengthen",
+    "judge_file",
+    "answer",
+)
+# Whose `judge` may stand at the top of the recipe, in fewer words.
+_JUDGED = ("iterative_dpo", "expert_iteration")
 # Those that rank by the implicit reward, or by `judge` in its place.
 _SELF_REWARDED = ("cream", "srlm")
 
@@ -52,6 +63,7 @@ class Recipe(Strict):
     sft: Sft = Sft()
     judge: JudgeOptions | None = None
     cream: Cream = Cream()
+    expert_iteration: ExpertIteration = ExpertIteration()
     iterative_dpo: IterativeDpo = IterativeDpo()
     score: Score = Score()
     star: Star = Star()
@@ -61,9 +73,10 @@ class Recipe(Strict):
     answer: Answer = Answer()
     evaluate: tuple[SuiteChoice, ...] = ()
     evaluate_limit: Positive | None = None
-    development: str | None = None
+    development: SuiteChoice | None = None
     policies: tuple[str, ...] = ()
     keep: Literal["last", "best"] = "last"
+    stop: Stop = Stop()
     gates: Gates = Gates()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
@@ -85,13 +98,14 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _judge_of_its_section(cls, values: Any) -> Any:
-        """`judge` is `iterative_dpo.judge` in fewer words."""
-        if isinstance(values, dict) and values.get("method") == "iterative_dpo" and values.get("judge") is not None:
-            section = values.get("iterative_dpo") or {}
+        """`judge` is the judge of the method's section in fewer words."""
+        if isinstance(values, dict) and values.get("method") in _JUDGED and values.get("judge") is not None:
+            method = values["method"]
+            section = values.get(method) or {}
             if isinstance(section, dict):
                 if "judge" in section:
-                    raise ValueError("`judge` and `iterative_dpo.judge` are the same: keep one of them")
-                values = {**values, "judge": None, "iterative_dpo": {**section, "judge": values["judge"]}}
+                    raise ValueError(f"`judge` and `{method}.judge` are the same: keep one of them")
+                values = {**values, "judge": None, method: {**section, "judge": values["judge"]}}
         return values
 
     @model_validator(mode="after")
@@ -100,7 +114,8 @@ class Recipe(Strict):
             "sft": ("seed",),
             "dpo": ("pairs",),
             **dict.fromkeys(
-                ("iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file"), ("prompts",)
+                ("expert_iteration", "iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file"),
+                ("prompts",),
             ),
             **dict.fromkeys(("answer", "evaluate", "evaluate_judge", "evaluate_responses"), ()),
         }
@@ -117,7 +132,9 @@ class Recipe(Strict):
             raise ValueError("iterative_dpo begins with SFT on `data.seed`: give it, or set iterative_dpo.sft=false")
         if self.keep == "best" and not self.development:
             raise ValueError("keep: best needs a `development` suite (never the one reported under `evaluate`)")
-        if self.development and self.development in [one.suite for one in self.evaluate]:
+        if self.stop.patience and not self.development:
+            raise ValueError("stop.patience needs a `development` suite (never the one reported under `evaluate`)")
+        if self.development and self.development.suite in [one.suite for one in self.evaluate]:
             raise ValueError("`development` must not be one of the suites under `evaluate`")
         for stage, size in (("training", self.training.batch_size), ("sft", self.sft.batch_size)):
             if size is not None and size % self.training.processes:
@@ -127,6 +144,8 @@ class Recipe(Strict):
                 )
         if self.method == "sft" and "sft" in self.model_fields_set:
             raise ValueError("section `sft` does nothing with method 'sft': its settings are under `training`")
+        if self.method == "expert_iteration" and self.sampling.n < 2 and self.expert_iteration.pairs:
+            raise ValueError("`sampling.n` is 1, and `expert_iteration.pairs` compares a prompt's responses: 2 or more")
         if self.method == "score":
             self._suits_score()
         if self.method == "answer":
@@ -135,7 +154,7 @@ class Recipe(Strict):
             raise ValueError("`data.held_out`, which a threshold is chosen on, does nothing but for method 'answer'")
         if self.judge is not None and self.method not in _SELF_REWARDED:
             raise ValueError(
-                "`judge` ranks the responses of cream, srlm and iterative_dpo, and does nothing with method "
+                "`judge` is for cream, srlm, iterative_dpo and expert_iteration, and does nothing with method "
                 f"{self.method!r}; a reward is `score.reward` or `star.reward`, a suite's judge a key of the suite"
             )
         for section in _METHOD_SECTIONS:
@@ -174,11 +193,29 @@ class Recipe(Strict):
 
     def ranked_by(self) -> JudgeOptions | None:
         """The judge that ranks the method's responses; None where it is the implicit reward, or nothing is ranked."""
+        if self.method == "expert_iteration":
+            return self.expert_iteration.judge
         return self.iterative_dpo.judge if self.method == "iterative_dpo" else self.judge
+
+    @property
+    def trains_samples(self) -> bool:
+        """Whether its SFT is on the policy's own samples."""
+        return self.method == "star" or (self.method == "expert_iteration" and not self.expert_iteration.pairs)
+
+    @property
+    def oracle(self) -> bool:
+        """Whether true labels decide what is trained, under that name."""
+        judge = self.ranked_by()
+        return judge is not None and judge.is_oracle
 
     def rewarded_by(self) -> Reward | None:
         """The reward of a method that has one."""
         return {"score": self.score.reward, "star": self.star.reward}.get(self.method)
+
+    def uses(self, kind: str) -> bool:
+        """Whether the ranking judge, or the one behind it, is of this kind."""
+        judge = self.ranked_by()
+        return judge is not None and kind in (judge.kind, judge.of.kind if judge.of else None)
 
     def search_folders(self) -> list[Path]:
         """Where relative paths are looked for: the recipe's folder, here, then what the package ships."""

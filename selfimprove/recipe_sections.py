@@ -1,9 +1,8 @@
-"""The sections of a recipe that several methods read: strict, so that an unknown key is an error. `method_sections.py`
-has those of one method, `recipe.py` the recipe itself."""
+"""The sections of a recipe that several methods read: strict, so that an unknown key is an error. Those that name a
+judge are in `judge_sections.py`, those of one method in `method_sections.py`, the recipe itself is in `recipe.py`."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -11,8 +10,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -156,102 +153,6 @@ class Sft(Strict):
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] | None = None
 
 
-class Prices(Strict):
-    """What a server asks for a million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    currency: str = "USD"
-
-
-class Reader(Strict):
-    """A language model that reads a rubric: a policy (`model`) or one behind a `server`, which may be any that speaks
-    OpenAI's chat protocol. A rubric's folder may have its own model in it (`runs/x/judge`): then it is enough, and its
-    path alone may stand for the whole section. Raise `version` when what the server serves changed under the same name:
-    what it judged before is then judged again. `log_probs`: of so many first tokens a server is asked for, where the
-    rubric reads labels or digits; 0 reads what was written."""
-
-    rubric: str | None = None
-    model: str | None = None
-    server: ServerOptions | None = None
-    version: int = 1
-    log_probs: Annotated[int, Field(ge=0, le=20)] = 20
-    prices: Prices | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _folder_alone(cls, values: Any) -> Any:
-        if not isinstance(values, str):
-            return values
-        own = {"kind": "rubric", "right_from": 4.5}  # the middle of a digit's 0 to 9
-        return {"rubric": values} | {key: value for key, value in own.items() if key in cls.model_fields}
-
-    @model_validator(mode="after")
-    def _one_reader(self) -> Self:
-        if self.model is not None and self.server is not None:
-            raise ValueError("keep one of `model` (a policy, read here) and `server`")
-        return self
-
-
-class JudgeOptions(Reader):
-    """A judge for `iterative_dpo`; see `selfimprove/judging/judges.py`. Raise `version` too when your function's code
-    changes."""
-
-    kind: Literal[
-        "implicit_reward",
-        "likelihood",
-        "exact_match",
-        "majority",
-        "reward_model",
-        "rubric",
-        "function",
-        "random",
-    ]
-    function: str | None = None
-
-    @model_validator(mode="after")
-    def _needs(self) -> Self:
-        needed = {"reward_model": "model", "rubric": "rubric", "function": "function"}.get(self.kind)
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"kind {self.kind!r} needs `{needed}`")
-        return self
-
-
-class Reward(Reader):
-    """What is right: the reward of `score` and `star`, 1 or 0 but for a function, a reward model and a rubric.
-
-    `exact_match` (after `normalize`) and `math` (math-verify) compare with the prompt's answer, `code` runs the data's
-    `tests` in the sandbox (at most `seconds`), `function` is the user's `module:function(prompt, response, answer)`,
-    `reward_model` and `rubric` are read by `model` (a rubric also by `server`, or by the model in its own folder). From
-    `right_from` on, a reward counts as a right answer in what is reported; scores of a reward model or a rubric have no
-    such place of their own, and a judge's folder alone (`reward: runs/x/judge`) has the middle of its scale, 4.5. A
-    truncated answer is worth 0 like any wrong one, whatever else a function gives. Raise `version` when your function's
-    code changes.
-    """
-
-    kind: Literal["exact_match", "math", "code", "function", "reward_model", "rubric"] = "exact_match"
-    normalize: tuple[Literal["lower", "strip", "final_period", "after_answer"], ...] = (
-        "lower",
-        "strip",
-        "final_period",
-    )
-    tests: Literal["humaneval", "mbpp"] | None = None
-    seconds: Annotated[float, Field(gt=0)] = 10.0
-    function: str | None = None
-    right_from: float = 0.5
-
-    @model_validator(mode="after")
-    def _needs(self) -> Self:
-        needed = {"code": "tests", "function": "function", "reward_model": "model", "rubric": "rubric"}.get(self.kind)
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"kind {self.kind!r} needs `{needed}`")
-        if self.kind in ("reward_model", "rubric") and "right_from" not in self.model_fields_set:
-            raise ValueError(
-                f"kind {self.kind!r} needs `right_from`: the score from which on an answer is called right"
-            )
-        return self
-
-
 def model_of(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
@@ -261,48 +162,15 @@ def model_of(annotation: Any) -> Any:
     return None
 
 
-def said_of(error: Any, model: type[BaseModel]) -> str:
-    """A validation error in words that do not show what was found: it may be a key in the wrong place."""
-    place = [str(part) for part in error["loc"]]
-    if error["type"] != "extra_forbidden":
-        return f"key `{'.'.join(place) or 'judge'}`: {error['msg'].removeprefix('Value error, ')}"
-    inner: Any = model
-    for part in place[:-1]:
-        inner = model_of(inner.model_fields[part].annotation) or inner
-    close = difflib.get_close_matches(place[-1], inner.model_fields, n=1, cutoff=0.5)
-    hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(inner.model_fields)}"
-    return f"unknown key `{'.'.join(place)}`; {hint}"
+class Stop(Strict):
+    """When a loop ends before its last round. `patience`: so many policies in a row are below the best one on the
+    `development` suite. `distinct`, `entropy`, `length`: the share by which the samples' distinct-2, their mean -log p
+    (nats per token) or their mean length (tokens) may leave those of round 1, either way."""
 
-
-class SuiteChoice(Strict):
-    """A suite to evaluate with: a shipped name or a YAML file, and what replaces keys of that file. Bare text is the
-    name alone; any other key beside `suite` is a key of the suite (see docs/evaluation.md)."""
-
-    suite: str
-    change: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"suite": value}
-        if isinstance(value, dict) and not isinstance(value.get("change"), dict):
-            return {"suite": value.get("suite"), "change": {k: v for k, v in value.items() if k != "suite"}}
-        return value
-
-    @model_validator(mode="after")
-    def _judge_is_one(self) -> Self:
-        """Now, since a recipe is written to disk and a key must not be."""
-        if isinstance(judge := self.change.get("judge"), dict):
-            try:
-                Reader.model_validate(judge)
-            except ValidationError as error:
-                raise ValueError("; ".join(f"judge: {said_of(one, Reader)}" for one in error.errors())) from None
-        return self
-
-    @model_serializer
-    def _as_written(self) -> str | dict[str, Any]:
-        return {"suite": self.suite, **self.change} if self.change else self.suite
+    patience: Positive | None = None
+    distinct: Annotated[float, Field(gt=0)] | None = None
+    entropy: Annotated[float, Field(gt=0)] | None = None
+    length: Annotated[float, Field(gt=0)] | None = None
 
 
 class Gates(Strict):

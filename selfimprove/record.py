@@ -13,7 +13,6 @@ from selfimprove.errors import GateError, RunFailed
 from selfimprove.method_sections import Cream
 from selfimprove.policy import Policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import JudgeOptions
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.rounds import Ranking, round_figures
 from selfimprove.reporting.terminal import Progress
@@ -38,6 +37,7 @@ class Record:
         self.made: list[Policy] = []
         self._round = 0
         self._last_margins: list[float] = []
+        self.why_kept = "the last policy"
 
     def note(self, text: str) -> None:
         """Tells the person, and the report."""
@@ -125,7 +125,7 @@ class Record:
         current, previous = names[-1], names[-2] if len(names) > 1 else "M0"
         judge, unit = "implicit reward", "nats"
         if options := recipe.ranked_by():
-            judge, unit = _name_of(options), _UNITS.get(options.kind, "score")
+            judge, unit = options.label, _UNITS.get(options.kind, "score")
         if recipe.method == "iterative_dpo":
             return Ranking(judge, unit, current, previous, "kendall", "none")
         if recipe.judge:
@@ -140,10 +140,3 @@ class Record:
     def check_moved(self, start: Policy, trained: Policy, probe: Responses, before: LogProbs, after: LogProbs) -> None:
         moved = [[scores.of(response) for response in probe.all()] for scores in (before, after)]
         self.check(gates.weights_moved(start.digest, trained.digest, *moved))
-
-
-def _name_of(judge: JudgeOptions) -> str:
-    """The judge for people: its kind, and what it reads or runs."""
-    kind = judge.kind.replace("_", " ")
-    named = {"rubric": judge.rubric, "reward_model": judge.model, "function": judge.function}.get(judge.kind)
-    return f"{kind} {named}" if named else kind

@@ -15,6 +15,7 @@ from selfimprove.data.sources import DataSource, Prompt, load_examples, load_pre
 from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS
 from selfimprove.judging.asking import under
+from selfimprove.judging.checkers.constraints import read_constraints
 from selfimprove.policy import Policy, load_tokenizer
 from selfimprove.recipe import Recipe
 
@@ -73,9 +74,8 @@ class RunData:
                     + (f"max_new_tokens={fits} does, or leave it out" if fits > 0 else "shorten it, or leave it out")
                 )
             if len(ids) + new_tokens <= self.room:
-                found.append(
-                    RenderedPrompt(prompt.id, tuple(ids), content(prompt), prompt.answer, prompt.group, prompt.messages)
-                )
+                asked, group, turns = content(prompt), prompt.group, prompt.messages
+                found.append(RenderedPrompt(prompt.id, tuple(ids), asked, prompt.answer, group, turns, prompt.row))
         self._dropped(len(prompts) - len(found), len(prompts), f"{what} (with {new_tokens} new tokens)")
         if prompts and not found:
             raise InputError(
@@ -102,9 +102,12 @@ class RunData:
         """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
         recipe = self.recipe
         found = prompts_of(recipe.data.prompts or (), search)
-        if recipe.method in ("score", "star"):
-            tests = (recipe.score if recipe.method == "score" else recipe.star).reward.tests
+        reward, judge = recipe.rewarded_by(), recipe.ranked_by()
+        if tests := (reward and reward.tests) or (judge and recipe.uses("code") and (judge.of or judge).tests):
             found = [_as_task(prompt, tests) for prompt in found]
+        if recipe.uses("constraints"):
+            for prompt in found:
+                read_constraints(prompt.row.get("constraints"), f"data.prompts: prompt {prompt.id!r}")
         prompts = self.rendered(found, self.new_tokens())
         random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
         rounds = 1 if recipe.method == "score" else recipe.rounds  # SCoRe's stages go over all prompts
@@ -184,10 +187,8 @@ def content(prompt: Prompt) -> str:
     return prompt.messages[-1]["content"]
 
 
-def _as_task(prompt: Prompt, tests: str | None) -> Prompt:
+def _as_task(prompt: Prompt, tests: str) -> Prompt:
     """A programming task (`tests`: humaneval or mbpp) asks its own question, and its answer is its row, as JSON."""
-    if tests is None:
-        return prompt
     try:
         question = {"role": "user", "content": QUESTIONS[tests](prompt.row)}
     except KeyError as missing:

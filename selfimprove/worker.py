@@ -132,13 +132,15 @@ def _reward_model(folder: Path, task: dict[str, Any], shard: int, advance: Advan
 
 
 def _function(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
-    from selfimprove.judging.functions import function_verdict, load_function
+    from selfimprove.judging.functions import Judged, function_of_step, function_verdict
 
-    function = load_function(task["options"]["function"])
+    function, seconds = function_of_step(task["options"], task["execution"]), task["options"]["seconds"]
     groups = _by_prompt(read_rows(folder / "inputs" / "texts.arrow"))
     rows = []
     for row in [row for group in shard_of(groups, shard, task["shard_groups"]) for row in group]:
-        score, missing = function_verdict(function, row["prompt"], row["text"], row["answer"])
+        columns = json.loads(row["row"]) if row.get("row") else None
+        judged = Judged(row["prompt"], row["text"], row["answer"], columns)
+        score, missing = function_verdict(function, judged, seconds)
         rows.append({"prompt_id": row["prompt_id"], "index": row["index"], "score": score, "missing": missing})
         advance(1)
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)

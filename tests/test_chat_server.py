@@ -24,11 +24,12 @@ from selfimprove import cli
 from selfimprove.artefacts import write_json, write_rows
 from selfimprove.chat import Message
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judge_sections import Reader
 from selfimprove.judging.asking import Judge, _require_same_model
 from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.pairwise import label_preference
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.recipe_sections import Reader, ServerOptions
+from selfimprove.recipe_sections import ServerOptions
 from selfimprove.sampling.journal import Journal
 from selfimprove.sampling.server import Server
 

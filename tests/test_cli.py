@@ -321,7 +321,7 @@ def test_an_interruption_says_how_to_go_on(
 
 def test_a_run_prints_where_its_results_are(finished: Path) -> None:
     printed = (finished / "printed.txt").read_text()
-    assert printed.splitlines()[-1] == "report: run/report.html"
+    assert printed.splitlines()[-2:] == ["report: run/report.html", "kept M1, the last policy"]
     assert "policy: run/policies/final" in printed and "M1" in printed
     assert (finished / "run" / "report.html").is_file()
     assert (finished / "run" / "policies" / "M1" / "adapter_model.safetensors").is_file()

@@ -23,6 +23,7 @@ from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.outcome import Outcome
 from selfimprove.execute import Result, run
+from selfimprove.judge_sections import JudgeOptions
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import judge_responses
 from selfimprove.judging.pairs import best_and_worst, random_scores, softened
@@ -30,7 +31,6 @@ from selfimprove.judging.rubric import load_rubric
 from selfimprove.loop import Loop
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import JudgeOptions
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.scoring import Group, summed_log_probs

@@ -247,7 +247,17 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path, values: dict
 
 def test_the_resolved_recipe_has_every_option_of_its_method() -> None:
     written = yaml.safe_load(make_recipe(CREAM).as_yaml())
-    others = {"folder", "iterative_dpo", "score", "star", "self_judge", "self_lengthen", "judge_file", "answer"}
+    others = {
+        "folder",
+        "expert_iteration",
+        "iterative_dpo",
+        "score",
+        "star",
+        "self_judge",
+        "self_lengthen",
+        "judge_file",
+        "answer",
+    }
     assert set(written) == set(Recipe.model_fields) - others
     assert set(written["cream"]) == {"measure", "weight", "constant", "first_round", "floor"}
     assert written["training"]["lora"] is None

@@ -325,7 +325,7 @@ def test_report_shows_the_run(page: str) -> None:
         "first run",
         "tiny/model",
         "2025-11-23 20:11 UTC",
-        "finished in 1 h 10 min, kept M3 (the last)",
+        "finished in 1 h 10 min, kept M3, the last",
         "mind the gap",
         "sampler vllm 0.31.0, started in 41.2 s",
         "35.0 [30.0, 40.0] +5.0 [+0.0, +10.0] M0 +2.0 [+0.0, +10.0] 0.65 +0.42 [+0.36, +0.48] 318 63.2 [57.8, 68.3] "

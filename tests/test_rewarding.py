@@ -22,6 +22,7 @@ from selfimprove.artefacts import Store, digest_of
 from selfimprove.chat import render_example
 from selfimprove.data.rows import Responses
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judge_sections import JudgeOptions, Reward
 from selfimprove.judging import math_answers
 from selfimprove.judging.judges import judge_responses
 from selfimprove.judging.math_answers import NO_ANSWER
@@ -39,7 +40,6 @@ from selfimprove.judging.rubric import load_rubric
 from selfimprove.loop import Loop
 from selfimprove.policy import MODELS, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import JudgeOptions, Reward
 from selfimprove.reporting.events import EventLog
 from selfimprove.worker import STEPS
 
@@ -464,7 +464,7 @@ SERVER = {"base_url": "http://127.0.0.1:1/v1", "model": "judge"}
         ),
         ({"kind": "math"}, {}, {"normalize": ["strip"], "version": 2}),
         ({"kind": "code", "tests": "mbpp"}, {"tests": "humaneval", "seconds": 3}, {"normalize": ["strip"]}),
-        (OWN, {"function": "operator:eq", "version": 2}, {"right_from": 0.7, "seconds": 3}),
+        (OWN, {"function": "operator:eq", "version": 2, "seconds": 3}, {"right_from": 0.7}),
         (
             {"kind": "rubric", "rubric": "mine", "server": SERVER},
             {"rubric": "five-points", "version": 2, "server": SERVER | {"model": "other"}},

@@ -17,9 +17,9 @@ from selfimprove.checking import check_recipe
 from selfimprove.errors import InputError
 from selfimprove.estimate import CPU_MARGIN, GIB, Memory, Plan, disk, disk_of, loading, peaks, plan_of
 from selfimprove.estimate_tokens import Tokens, tokens_of
+from selfimprove.judge_sections import Reward
 from selfimprove.method_sections import Score, ScoreStage, Star
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import Reward
 
 MakeRecipe = Callable[..., Recipe]
 SHORT: dict[str, Any] = {"instruction": "Again.", "stage_one": {"updates": 3}, "stage_two": {"updates": 2}}

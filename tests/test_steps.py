@@ -34,22 +34,12 @@ from selfimprove.artefacts import Artefact, Store, read_rows, write_json
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judge_sections import JudgeOptions, Prices, Reader
 from selfimprove.loop import Loop
 from selfimprove.method_sections import SelfLengthen
 from selfimprove.policy import ModelPool, Policy, resolve_policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import (
-    JudgeOptions,
-    Lora,
-    Optimisation,
-    Prices,
-    Reader,
-    Sampling,
-    ServerOptions,
-    Sft,
-    Training,
-    model_of,
-)
+from selfimprove.recipe_sections import Lora, Optimisation, Sampling, ServerOptions, Sft, Training, model_of
 from selfimprove.reporting.terminal import Progress
 from selfimprove.steps import StepRequest, run_step
 from selfimprove.worker import STEPS, worker
@@ -169,6 +159,31 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "iterative_dpo.judge.model": {"iterative_dpo": {"judge": {"kind": "majority", "model": "x"}}},
     "iterative_dpo.judge.rubric": {"iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points"}}},
     "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "operator:eq"}}},
+    **{
+        f"iterative_dpo.judge.{name}": {"iterative_dpo": {"judge": judge}}
+        for name, judge in {
+            "normalize": {"kind": "exact_match", "normalize": ["strip"]},
+            "tests": {"kind": "majority", "tests": "mbpp"},
+            "seconds": {"kind": "majority", "seconds": 3.0},
+            "right_from": {"kind": "majority", "right_from": 0.9},
+            "rate": {"kind": "random", "rate": 0.5},
+            "of": {"kind": "random", "of": {"kind": "exact_match"}},
+        }.items()
+    },
+    **{
+        f"expert_iteration.{name}": {"method": "expert_iteration", "expert_iteration": change}
+        for name, change in {
+            "accept": {"accept": "best"},
+            "top_share": {"accept": "top_share", "top_share": 0.1},
+            "most_per_prompt": {"most_per_prompt": 1},
+            "distinct": {"distinct": False},
+            "mixed_only": {"mixed_only": True},
+            "restart": {"restart": "current"},
+            "replay": {"replay": 1.0},
+            "rows": {"rows": "first_round"},
+            "pairs": {"pairs": True},
+        }.items()
+    },
     "iterative_dpo.dpo_reference": {"iterative_dpo": {"dpo_reference": "initial"}},
     "iterative_dpo.sft": {"iterative_dpo": {"sft": False}},
     "iterative_dpo.judge.log_probs": {
@@ -195,12 +210,21 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "evaluate_limit": {"evaluate_limit": 2},
     "development": {"evaluate": [], "development": "suite.yaml"},
     "keep": {"evaluate": [], "development": "suite.yaml", "keep": "best"},
+    "stop.patience": {"evaluate": [], "development": "suite.yaml", "stop": {"patience": 1}},
+    **{f"stop.{name}": {"stop": {name: 0.5}} for name in ("distinct", "entropy", "length")},
 }
-# `judge` of cream and srlm has the keys of iterative_dpo's.
+# `judge` of cream and srlm, and of expert_iteration, have the keys of iterative_dpo's.
+_JUDGES = {option: change for option, change in CHOOSES_INPUTS.items() if option.startswith("iterative_dpo.judge")}
 CHOOSES_INPUTS |= {
     option.removeprefix("iterative_dpo."): {"judge": change["iterative_dpo"]["judge"]}
-    for option, change in CHOOSES_INPUTS.items()
-    if option.startswith("iterative_dpo.judge")
+    for option, change in _JUDGES.items()
+}
+CHOOSES_INPUTS |= {
+    option.replace("iterative_dpo", "expert_iteration"): {
+        "method": "expert_iteration",
+        "expert_iteration": {"accept": "best", **change["iterative_dpo"]},
+    }
+    for option, change in _JUDGES.items()
 }
 
 
@@ -330,8 +354,8 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         inner = model_of(field.annotation)
         if prefix + name == "folder":
             continue
-        leaf = inner is None or inner is DataSource
-        if leaf or prefix + name in ("training.lora", "iterative_dpo.judge", "judge"):
+        leaf = inner is None or inner is DataSource or inner is model  # a judge of a judge has the same options
+        if leaf or prefix + name in ("training.lora", "iterative_dpo.judge", "expert_iteration.judge", "judge"):
             yield prefix + name
         if not leaf:
             yield from options_of(inner, f"{prefix}{name}.")

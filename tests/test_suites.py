@@ -28,12 +28,12 @@ from selfimprove.evaluation.rating import rate
 from selfimprove.evaluation.suites import Loaded, MultipleChoice, _parsed, graded, load_suite
 from selfimprove.execute import run
 from selfimprove.inference import Inference, Written
+from selfimprove.judge_sections import Reader
 from selfimprove.judging.asking import Judge
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.judging.sandbox import sandbox_problem
 from selfimprove.policy import Policy, resolve_policy
 from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.recipe_sections import Reader
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.shipped import shipped_suites

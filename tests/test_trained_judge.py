@@ -31,6 +31,7 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.alpaca import measure
 from selfimprove.evaluation.matches import EACH_BY_ITSELF, order_figures, rated_match
 from selfimprove.execute import Result
+from selfimprove.judge_sections import JudgeOptions, Reader, Reward
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import judge_responses
 from selfimprove.judging.rewarding import Answered, make_checker, reward_step
@@ -38,7 +39,6 @@ from selfimprove.judging.rubric import load_rubric
 from selfimprove.loop import Loop
 from selfimprove.policy import portable_name, resolve_policy
 from selfimprove.recipe import Recipe, load_recipe, make_recipe
-from selfimprove.recipe_sections import JudgeOptions, Reader, Reward
 from selfimprove.reporting.events import EventLog
 
 MakeRecipe = Callable[..., Recipe]

@@ -7,7 +7,7 @@ not shift another one's values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # One score per response of each prompt, in order of the responses' index; None is missing, never zero.
@@ -16,7 +16,8 @@ Scores = Mapping[str, Sequence[float | None]]
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt as token ids. `text` is its last user turn, `answer` the reference answer where one is known."""
+    """A prompt as token ids. `text` is its last user turn, `answer` the reference answer where one is known, `row` all
+    columns of its data as they were."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -24,6 +25,7 @@ class RenderedPrompt:
     answer: str | None = None
     group: str | None = None
     messages: tuple[dict[str, str], ...] = ()
+    row: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

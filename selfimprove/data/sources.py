@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from selfimprove.chat import Message
 from selfimprove.errors import InputError
+from selfimprove.registry import find_code, is_code_file, load_code
 
 Messages = tuple[Message, ...]
 Role = Literal[
@@ -73,8 +74,9 @@ class Preference:
 
 
 class DataSource(BaseModel):
-    """A file (`path`: .jsonl, .json with a list, .parquet) or a hub data set; bare text means `path`. `hub` with `file`
-    is that one file of the data set's repository.
+    """A file (`path`: .jsonl, .json with a list, .parquet), a list in a Python file (`path: mine.py:prompts`: texts,
+    rows, or a function that returns them) or a hub data set; bare text means `path`. `hub` with `file` is that one file
+    of the data set's repository.
 
     `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column holds what,
     where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids from the content);
@@ -336,10 +338,13 @@ def _options(value: Any) -> list[tuple[str, str]]:
 
 def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
     """The rows that `where` and `limit` keep: at least one, else InputError."""
-    origin = f"{source.hub} [{source.file or source.split}]" if source.hub else str(_locate(str(source.path), search))
+    code = source.path if source.path and is_code_file(source.path) else None
+    hub = f"{source.hub} [{source.file or source.split}]" if source.hub else None
+    origin = hub or code or str(_locate(str(source.path), search))
     kept = read = 0
     columns: dict[str, None] = {}  # a set that keeps its order
-    for place, values in _hub_rows(source) if source.hub else _file_rows(Path(origin)):
+    found = _hub_rows(source) if hub else _code_rows(code, search) if code else _file_rows(Path(origin))
+    for place, values in found:
         if not isinstance(values, dict):
             raise InputError(f"{origin}, {place}: a row must be an object, found {shown(values)}")
         read += 1
@@ -369,6 +374,18 @@ def _locate(path: str, search: Sequence[Path]) -> Path:
             return candidate
     looked = dict.fromkeys(str(candidate) for candidate in tried)
     raise InputError(f"data file {path!r} not found; looked for {', '.join(looked)}")
+
+
+def _code_rows(name: str, search: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    made = load_code(find_code(name, search, "data"), "data")
+    if callable(made):
+        try:
+            made = list(made())
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"{name}: raised {type(error).__name__}: {error}") from error
+    if not isinstance(made, list | tuple):
+        raise InputError(f"{name}: expected a list of texts or of rows, found {type(made).__name__}")
+    yield from ((f"row {n}", {"prompt": row} if isinstance(row, str) else row) for n, row in enumerate(made, 1))
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -20,12 +20,12 @@ from selfimprove.evaluation.judge_scores import Graded, less, measure_scores, wi
 from selfimprove.evaluation.matches import require_enough
 from selfimprove.evaluation.outcome import Outcome
 from selfimprove.evaluation.suites import GradedSuite, Loaded, exact_match
+from selfimprove.judge_sections import Reader
 from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge, short_name
 from selfimprove.judging.digits import digit_tokens
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
-from selfimprove.recipe_sections import Reader
 from selfimprove.run_data import content, context_tokens
 
 if TYPE_CHECKING:

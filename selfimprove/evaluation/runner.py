@@ -10,6 +10,7 @@ from selfimprove.artefacts import digest_of
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
 from selfimprove.evaluation.answers import answer_outcome
+from selfimprove.evaluation.checked import checked_by, checked_outcome
 from selfimprove.evaluation.dialogues import Opponent, find_opponent
 from selfimprove.evaluation.graded import Asks, correlation_change, find_asks, measure_judge
 from selfimprove.evaluation.judge_questions import variant_of
@@ -19,6 +20,7 @@ from selfimprove.evaluation.preference import compare, length_controlled_change
 from selfimprove.evaluation.rating import rate
 from selfimprove.evaluation.self_correction import correct
 from selfimprove.evaluation.suites import (
+    CheckedSuite,
     Code,
     GradedSuite,
     JudgeSuite,
@@ -36,8 +38,8 @@ from selfimprove.policy import Policy
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
+    from selfimprove.judge_sections import SuiteChoice
     from selfimprove.recipe import Recipe
-    from selfimprove.recipe_sections import SuiteChoice
 
 
 class Evaluator:
@@ -67,6 +69,7 @@ class Evaluator:
         self.judges: dict[str, Judge] = {}
         self.opponents: dict[str, Opponent] = {}
         self.asks: dict[str, Asks] = {}
+        self.checkers: dict[str, str] = {}
         for loaded in self.suites:
             suite = loaded.suite
             if isinstance(suite, LengthSuite):
@@ -83,6 +86,8 @@ class Evaluator:
                         variant_of(judge.rubric, item, turn)  # a prompt for every turn
             if isinstance(suite, PreferenceSuite):
                 self.opponents[suite.name] = find_opponent(loop, loaded)
+            if isinstance(suite, CheckedSuite):
+                self.checkers[suite.name] = checked_by(suite, recipe.search_folders())
             if isinstance(suite, GradedSuite):
                 self.asks[suite.name] = find_asks(loop, loaded)
             checker = suite.checker if isinstance(suite, SelfCorrection | GradedSuite) else suite.kind
@@ -113,6 +118,7 @@ class Evaluator:
                     self.judges[name].digest if name in self.judges else None,
                     self.opponents[name].digest if name in self.opponents else None,
                     *([self.asks[name].digest] if name in self.asks else []),
+                    *([self.checkers[name]] if name in self.checkers else []),
                 ]
                 for loaded in self.suites
                 for name in [loaded.suite.name]
@@ -166,6 +172,8 @@ class Evaluator:
             return measure_lengths(self.loop, loaded, policy, self.judges.get(suite.name))
         if isinstance(suite, SelfCorrection):
             return correct(self.loop, loaded, policy)
+        if isinstance(suite, CheckedSuite):
+            return checked_outcome(self.loop, loaded, policy)
         if isinstance(suite, GradedSuite):
             return measure_judge(self.loop, loaded, policy, self.asks[suite.name])
         return answer_outcome(self.loop, loaded, policy)
@@ -175,6 +183,20 @@ class Evaluator:
         if self.development is None:
             return None
         return max(self.outcomes[self.development], key=lambda one: one.mean()).policy
+
+    def rounds_below_best(self) -> int:
+        """How many policies in a row, up to the last, are below the best one on the development suite."""
+        means = [one.mean() for one in self.outcomes[self.development]] if self.development else []
+        return next((place for place, mean in enumerate(reversed(means)) if mean == max(means)), 0)
+
+    def why_best(self) -> str:
+        """The best policy's figure on the development suite beside the others', in words."""
+        found = self.outcomes[str(self.development)]
+        shares = all(0 <= value <= 1 for one in found for value in one.values if value is not None)
+        shown = ", ".join(
+            f"{one.policy.name} {one.mean():.1%}" if shares else f"{one.policy.name} {one.mean():.3f}" for one in found
+        )
+        return f"the best of {len(found)} on {self.development} ({shown})"
 
 
 def load_chosen(recipe: Recipe, choice: SuiteChoice | str) -> Loaded:

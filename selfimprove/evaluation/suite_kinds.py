@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from selfimprove.data.sources import DataSource
-from selfimprove.recipe_sections import Normalize, Reader
+from selfimprove.judge_sections import Reader
+from selfimprove.recipe_sections import Normalize
 
 Source = Annotated[DataSource, BeforeValidator(lambda v: {"path": v} if isinstance(v, str) else v)]
 Positive = Annotated[int, Field(ge=1)]
@@ -78,6 +79,31 @@ class Code(_Checked):
             raise ValueError(f"pass@{self.k} needs at least so many programs an item; `n` is {self.n}")
         if self.n > 1 and not (self.temperature or self.temperatures):
             raise ValueError(f"{self.n} programs an item are all the same at temperature 0; set `temperature`")
+        return self
+
+
+class CheckedSuite(_Checked):
+    """A program decides about each answer. `checker`: the `constraints` of the item's row, IFEval's instructions
+    (`ifeval`), or your `function` (`file.py:function` or `module:function`, at most `seconds` an answer), from whose
+    score `right_from` on an answer is right."""
+
+    kind: Literal["checked"]
+    checker: Literal["constraints", "ifeval", "function"] = "constraints"
+    function: str | None = None
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    right_from: float = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _function_alone(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("function") and "checker" not in values:
+            return {**values, "checker": "function"}
+        return values
+
+    @model_validator(mode="after")
+    def _function_is_there(self) -> Self:
+        if (self.checker == "function") != (self.function is not None):
+            raise ValueError("checker function needs `function` (file.py:function), and no other checker takes it")
         return self
 
 
@@ -200,6 +226,7 @@ Suite = (
     | MultipleChoice
     | Math
     | Code
+    | CheckedSuite
     | SelfCorrection
     | GradedSuite
     | PreferenceSuite

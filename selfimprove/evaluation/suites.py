@@ -21,6 +21,7 @@ from selfimprove.data.sources import DataSource, Prompt, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS, program_of
 from selfimprove.evaluation.suite_kinds import (
+    CheckedSuite,
     Code,
     ExactMatch,
     GradedSuite,
@@ -34,10 +35,13 @@ from selfimprove.evaluation.suite_kinds import (
     SelfCorrection,
     Suite,
 )
-from selfimprove.recipe_sections import Reader, ServerOptions
+from selfimprove.judge_sections import Reader
+from selfimprove.judging.checkers.constraints import read_constraints
+from selfimprove.recipe_sections import ServerOptions
 from selfimprove.shipped import shipped_suites, suites_folder
 
 __all__ = [
+    "CheckedSuite",
     "Code",
     "ExactMatch",
     "GradedSuite",
@@ -81,6 +85,9 @@ def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any]
     Raises InputError for a suite that is not there, whose file or data are wrong, or that has no item.
     """
     path = shipped_suites().get(name) or next((p for s in search if (p := s / name).is_file()), None)
+    whole = path is None and change is not None and "kind" in change  # the recipe itself has the suite
+    if whole:
+        path = next(iter(search), Path()) / f"{name} (in the recipe)"
     if path is None:
         close = difflib.get_close_matches(name, shipped_suites(), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -89,7 +96,7 @@ def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any]
             f"evaluate: no suite {name!r}; {hint}shipped: {', '.join(shipped_suites())}; or a YAML file's path "
             f"(looked in {looked})"
         )
-    suite = _parsed(path, dict(change or {}))
+    suite = _checked(path, {"name": name, **(change or {})}, {}) if whole else _parsed(path, dict(change or {}))
     # What the person changed stands where they are; the rest beside the suite's file.
     places = [*search, path.parent] if change and "data" in change else [path.parent, *search]
     try:
@@ -121,7 +128,11 @@ def _parsed(path: Path, change: dict[str, Any]) -> Suite:
             "data": {key: kept[key] for key in ("fields", "template", "where") if key in kept}
             | {"path": change["data"]}
         }
-    values |= change
+    return _checked(path, values | change, change)
+
+
+def _checked(path: Path, values: dict[str, Any], change: dict[str, Any]) -> Suite:
+    """The suite of these keys, some of which `change` had; `path` is for messages."""
     if (kind := values.get("kind")) not in _KINDS:
         close = difflib.get_close_matches(str(kind), _KINDS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -160,7 +171,9 @@ def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
     for item in items:
         if isinstance(suite, GradedSuite) and suite.reference and item.answer is None and not item.references:
             raise InputError(f"{path}: item {item.id!r} has no answer to show as the reference (`reference: true`)")
-        needs_none = isinstance(suite, Judged) or _brings_scores(suite)
+        if isinstance(suite, CheckedSuite):
+            _check_row(suite, f"{path}: item {item.id!r}", item)
+        needs_none = isinstance(suite, Judged | CheckedSuite) or _brings_scores(suite)
         if item.answer is None and tests is None and not needs_none:
             raise InputError(f"{path}: item {item.id!r} has no answer")
         if isinstance(suite, MultipleChoice) and item.right_choice is None:
@@ -178,6 +191,16 @@ def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
             except (KeyError, TypeError, ValueError) as error:
                 why = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{path}: item {item.id!r} is no task of {tests}: {why}") from error
+
+
+def _check_row(suite: CheckedSuite, where: str, item: Prompt) -> None:
+    """InputError where a checker could not read what the item asks for."""
+    if suite.checker == "constraints":
+        read_constraints(item.row.get("constraints"), where)
+    if suite.checker == "ifeval":
+        from selfimprove.judging.checkers.ifeval import check_row
+
+        check_row(item.row, where)
 
 
 def normalized(text: str, steps: Sequence[str]) -> str:

@@ -13,11 +13,11 @@ from selfimprove.artefacts import digest_of
 from selfimprove.chat import Message, render_example
 from selfimprove.data.rows import Response, Responses
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.judge_sections import Prices, Reader
 from selfimprove.judging.digits import DIGITS, digit_tokens
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
-from selfimprove.recipe_sections import Prices, Reader
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

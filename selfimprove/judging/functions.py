@@ -1,41 +1,121 @@
-"""The user's own judge: `module:function(prompt, response, answer)` returns a score, or None for missing."""
+"""The user's own judge: a function of a response that returns a score, or None for missing.
+
+Its parameters are found by name: any of `prompt` (its last turn), `response`, `answer` (the reference, or None) and
+`row` (all columns of the prompt's data). With other names it is called as `function(prompt, response, answer)`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
-from importlib import import_module
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from selfimprove.errors import InputError
+from selfimprove.registry import Code, code_at, find_code, load_code
 
 # (score, None), or (None, why it is missing)
 Verdict = tuple[float | None, str | None]
+_NAMES = ("prompt", "response", "answer", "row")
 
 
-def load_function(name: str, where: str = "iterative_dpo.judge.function") -> Callable[[str, str, str | None], object]:
-    """The function a recipe names under the key `where`; `InputError` where it cannot be imported."""
-    module, colon, attribute = name.partition(":")
+@dataclass(frozen=True)
+class Judged:
+    """What a function may look at."""
+
+    prompt: str
+    response: str
+    answer: str | None = None
+    row: Mapping[str, Any] | None = None
+
+
+def load_function(
+    name: str | Code, where: str = "iterative_dpo.judge.function", search: Sequence[Path] = (Path(),)
+) -> Callable[..., object]:
+    """The function a recipe names under the key `where`; `InputError` where it cannot be had."""
+    found: Callable[..., object] = load_code(name if isinstance(name, Code) else find_code(name, search, where), where)
+    return found
+
+
+def function_step(code: Code, version: int, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(options, execution) of a step that asks a function: in its key are its name, a file's digest, and the limits."""
+    options = {"function": code.name, "version": version, "seconds": seconds}
+    return options | ({"digest": code.digest} if code.digest else {}), {"function_file": code.file}
+
+
+def function_of_step(
+    options: Mapping[str, Any], execution: Mapping[str, Any], where: str = "judge.function"
+) -> Callable[..., object]:
+    """The function of the step that has these. InputError where its file has changed since the step began."""
+    file = execution.get("function_file")
+    code = code_at(options["function"], Path(file), where) if file else Code(options["function"])
+    if code.digest != options.get("digest"):
+        raise InputError(f"{where}: {code.file} changed while it was being used; run the same command again")
+    return load_function(code, where)
+
+
+def reads_rows(function: Callable[..., object]) -> bool:
+    """Whether it wants the columns of the prompt's data."""
+    return "row" in _parameters(function)
+
+
+def _parameters(function: Callable[..., object]) -> list[str]:
+    """The names it is called by; nothing where it is called by place."""
     try:
-        if not colon:
-            raise ImportError("expected module:function")
-        function: Callable[[str, str, str | None], object] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{where}: {name!r} cannot be imported: {error}") from error
-    return function
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # what is written in C may have none
+        return []
+    required = [one.name for one in parameters if one.default is one.empty and one.kind not in (2, 4)]
+    named = [one.name for one in parameters if one.name in _NAMES and one.kind in (1, 3)]
+    return named if named and set(required) <= set(named) else []
 
 
-def function_verdict(
-    function: Callable[[str, str, str | None], object], prompt: str, response: str, answer: str | None
-) -> Verdict:
+class _TooSlow(BaseException):
+    """Not an Exception: a function that catches all of these must not swallow its own time limit."""
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises _TooSlow in here when the time is up; only where signals arrive, in the main thread."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: Any) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def function_verdict(function: Callable[..., object], judged: Judged, seconds: float = 10.0) -> Verdict:
     """The function's score; its failure is missing with a reason, never a score."""
+    names = _parameters(function)
     try:
-        value = function(prompt, response, answer)
-    except Exception as error:  # the user's code may raise anything; its failure is not the response's
+        with _at_most(seconds):
+            if names:
+                value = function(**{name: getattr(judged, name) for name in names})
+            else:
+                value = function(judged.prompt, judged.response, judged.answer)
+            number = None if value is None else float(value)  # type: ignore[arg-type]
+    except _TooSlow:
+        return None, f"the function took more than {seconds:g} s (`seconds`)"
+    except (TypeError, ValueError) as error:
+        if "value" in locals():
+            return None, f"the function returned {type(value).__name__}, not a number"
         return None, f"the function raised {type(error).__name__}"
-    if value is None:
+    except (Exception, SystemExit) as error:  # the user's code may raise anything; its failure is not the response's
+        return None, f"the function raised {type(error).__name__}"
+    if number is None:
         return None, "the function returned None"
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None, f"the function returned {type(value).__name__}, not a number"
     return (number, None) if math.isfinite(number) else (None, "the function's score is not finite")

@@ -10,47 +10,85 @@ from typing import TYPE_CHECKING
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judge_sections import JudgeOptions, Reward
 from selfimprove.judging.asking import ask_judge, find_judge, named_reader, rating_rubric, under
+from selfimprove.judging.checkers import constraints
+from selfimprove.judging.checkers.constraints import read_constraints
 from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
+from selfimprove.judging.rewarding import check_reward
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
 from selfimprove.policy import Policy, resolve_policy
-from selfimprove.recipe_sections import JudgeOptions
 
 if TYPE_CHECKING:
+    from selfimprove.inference import Inference
     from selfimprove.loop import Loop
 
 
 def judge_responses(
-    loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy
+    loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy
 ) -> tuple[Scores, dict[str, int]]:
     """Scores by prompt id, and how many are missing by reason.
 
-    Kinds: `implicit_reward` (log pi_t - log pi_0), `likelihood` (per token, under the policy), `exact_match`
-    (against the prompt's answer), `majority` (share of the prompt's responses with the same normalised text),
-    `reward_model` (a sequence classifier), `rubric` (a language model reads a rubric's prompt), `function` (the
-    user's `module:function(prompt, response, answer)`), `random`.
+    Kinds: `implicit_reward` (log pi_t - log pi_0), `likelihood` (per token, under the policy), `exact_match` and `math`
+    (against the prompt's answer), `code` (its tests), `constraints` (those of the prompt's row), `majority` (share of
+    the prompt's responses with the same normalised text), `reward_model` (a sequence classifier), `rubric` (a language
+    model reads a rubric's prompt), `function` (the user's), `oracle` (another judge, by its true name).
+
+    Controls, after the spurious rewards of Shao et al. (arXiv 2506.10947): `random`, `incorrect` (what another judge
+    finds wrong is right) and `format` (finished and not empty). `random` with a rate, given or measured of another
+    judge on the same responses, scores 1 for so many finished responses of the round, wherever they are.
     """
     if judge.kind == "implicit_reward":
+        assert loop.base_policy is not None
         now, initial = loop.log_probs(responses, policy), loop.log_probs(responses, loop.base_policy)
         return implicit_reward(responses, now, initial), {}
     if judge.kind == "likelihood":
         return mean_log_likelihood(responses, loop.log_probs(responses, policy)), {}
     if judge.kind == "random":
-        return random_scores(responses, loop.recipe.seed), {}
+        return _random(loop, judge, responses, policy), {}
+    if judge.kind == "oracle":
+        assert judge.of is not None
+        return judge_responses(loop, judge.of, responses, policy)
+    if judge.kind == "incorrect":
+        assert judge.of is not None
+        scores, lost = judge_responses(loop, judge.of, responses, policy)
+        bound = judge.of.right_from
+        turned = {id: [None if one is None else float(one < bound) for one in row] for id, row in scores.items()}
+        return turned, lost
     if judge.kind in ("reward_model", "function"):
         verdicts = loop.judged(responses, judge)
+    elif judge.kind in ("math", "code"):
+        verdicts = _rewarded(loop, judge, responses)
     elif judge.kind == "rubric":
         verdicts = _rubric_verdicts(loop, judge, responses, policy)
     elif judge.kind == "majority":
         verdicts = {prompt.id: _majority(its_responses) for prompt, its_responses in responses}
     else:
+        check = {"exact_match": _exact_match, "constraints": _constraints, "format": _format}[judge.kind]
         verdicts = {
-            prompt.id: [_exact_match(prompt, response) for response in its_responses]
+            prompt.id: [check(judge, prompt, response) for response in its_responses]
             for prompt, its_responses in responses
         }
     missing = Counter(why for row in verdicts.values() for _, why in row if why)
     return {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}, dict(missing)
+
+
+def lenient_scores(judge: JudgeOptions, responses: Responses) -> Scores | None:
+    """What a check that forgives the form would say, by prompt id; None where the judge has none.
+
+    `constraints`: IFEval's loose criterion. `exact_match`: the answer stands in the response. A gain in these beside
+    none in the strict ones, or the other way round, is a gain in form.
+    """
+    kind = judge.of.kind if judge.of and judge.kind in ("oracle", "incorrect", "random") else judge.kind
+    if kind not in ("constraints", "exact_match"):
+        return None
+    check = _constraints if kind == "constraints" else _exact_match
+    asked = judge.of or judge
+    return {
+        prompt.id: [check(asked, prompt, response, lenient=True)[0] for response in its_responses]
+        for prompt, its_responses in responses
+    }
 
 
 def ranking_of(
@@ -67,8 +105,12 @@ def check_judge(
 ) -> None:
     """Finds what the judge needs before anything is trained; `InputError` where it is not to be had. `where`: the
     recipe's key, for messages."""
+    if judge.of is not None:
+        check_judge(judge.of, search, f"{where}.of", trust_remote_code)
     if judge.kind == "function":
-        load_function(str(judge.function), f"{where}.function")
+        load_function(str(judge.function), f"{where}.function", search)
+    if judge.kind in ("math", "code"):
+        check_reward(Reward.model_validate({"kind": judge.kind, "tests": judge.tests}), search, where)
     if judge.kind == "rubric":
         rubric = rating_rubric(str(judge.rubric), search, where)
         if judge.server:
@@ -81,11 +123,48 @@ def check_judge(
             raise InputError(f"{where}.model: {judge.model} is an adapter; merge it into its base first")
 
 
-def _exact_match(prompt: RenderedPrompt, response: Response) -> Verdict:
+def _exact_match(judge: JudgeOptions, prompt: RenderedPrompt, response: Response, lenient: bool = False) -> Verdict:
     if prompt.answer is None:
         return None, "the prompt has no reference answer"
-    # A truncated response is the policy's own failure: wrong, not missing.
-    return float(response.finish == "stop" and exact_match(response.text, prompt.answer)), None
+    if response.finish != "stop":  # the policy's own failure: wrong, not missing
+        return 0.0, None
+    if not lenient:
+        return float(exact_match(response.text, prompt.answer, judge.normalize)), None
+    said, wanted = (f" {normalized(text, judge.normalize)} " for text in (response.text, prompt.answer))
+    return float(wanted in said), None
+
+
+def _constraints(judge: JudgeOptions, prompt: RenderedPrompt, response: Response, lenient: bool = False) -> Verdict:
+    if response.finish != "stop":
+        return 0.0, None
+    asked = read_constraints(prompt.row.get("constraints"), f"prompt {prompt.id!r}")
+    return float((constraints.lenient if lenient else constraints.strict)(response.text, asked)), None
+
+
+def _format(judge: JudgeOptions, prompt: RenderedPrompt, response: Response) -> Verdict:
+    return float(response.finish == "stop" and bool(response.text.strip())), None
+
+
+def _random(loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy) -> Scores:
+    scores = random_scores(responses, loop.recipe.seed)
+    if judge.rate is None and judge.of is None:
+        return scores
+    finished = [one for one in responses.all() if one.finish == "stop"]
+    if judge.of is not None:
+        found, _ = judge_responses(loop, judge.of, responses, policy)
+        known = [found[one.prompt_id][one.index] for one in finished]
+        most = sum(value is not None and value >= judge.of.right_from for value in known)
+    else:
+        most = round(float(judge.rate or 0) * len(finished))
+    drawn = sorted(finished, key=lambda one: float(scores[one.prompt_id][one.index] or 0.0))[:most]
+    taken = {(one.prompt_id, one.index) for one in drawn}
+    return {id: [float((id, place) in taken) for place in range(len(row))] for id, row in scores.items()}
+
+
+def _rewarded(loop: Inference, judge: JudgeOptions, responses: Responses) -> dict[str, list[Verdict]]:
+    reward = Reward.model_validate({"kind": judge.kind, "tests": judge.tests, "seconds": judge.seconds})
+    found = loop.rewarded(responses, reward, f"check answers ({judge.kind})")
+    return {id: [(one.value, one.missing) for one in row] for id, row in found.items()}
 
 
 def _majority(responses: Sequence[Response]) -> list[Verdict]:
@@ -94,7 +173,9 @@ def _majority(responses: Sequence[Response]) -> list[Verdict]:
     return [(votes[text] / len(texts), None) for text in texts]
 
 
-def _rubric_verdicts(loop: Loop, judge: JudgeOptions, responses: Responses, policy: Policy) -> dict[str, list[Verdict]]:
+def _rubric_verdicts(
+    loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy
+) -> dict[str, list[Verdict]]:
     found = find_judge(loop, judge, str(judge.rubric), policy)
     asked = {
         f"{prompt.id}#{response.index}": found.rubric.messages({"instruction": prompt.text, "response": response.text})

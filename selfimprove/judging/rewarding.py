@@ -17,8 +17,16 @@ from typing import Any, NamedTuple, TypeVar
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.code_tasks import program_of
 from selfimprove.evaluation.suites import exact_match, normalized
+from selfimprove.judge_sections import Reward
 from selfimprove.judging.asking import named_reader, rating_rubric, under
-from selfimprove.judging.functions import Verdict, function_verdict, load_function
+from selfimprove.judging.functions import (
+    Judged,
+    Verdict,
+    function_of_step,
+    function_step,
+    function_verdict,
+    load_function,
+)
 from selfimprove.judging.math_answers import NO_ANSWER, math_verdict
 from selfimprove.judging.pool import in_order, usable_cores
 from selfimprove.judging.reward_readers import (
@@ -32,7 +40,7 @@ from selfimprove.judging.reward_readers import (
 from selfimprove.judging.rubric import Rubric
 from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem
 from selfimprove.policy import Policy, pick_device, resolve_policy
-from selfimprove.recipe_sections import Reward
+from selfimprove.registry import find_code
 from selfimprove.sampling.journal import Journal
 from selfimprove.sampling.server import Server
 
@@ -101,12 +109,16 @@ def reward_step(
     """
     policies: dict[str, Policy] = {}
     options: dict[str, Any] = {"kind": reward.kind}
+    execution: dict[str, Any] = {}
     if reward.kind == "exact_match":
         options["normalize"] = list(reward.normalize)
     elif reward.kind == "code":
         options |= {"tests": reward.tests, "seconds": reward.seconds}
     elif reward.kind == "function":
-        options |= {"function": reward.function, "version": reward.version}
+        own, execution = function_step(
+            find_code(str(reward.function), search, "reward.function"), reward.version, reward.seconds
+        )
+        options |= own
     elif reward.kind == "reward_model":
         policies["judge"] = resolve_policy(str(reward.model), "judge", trust_remote_code)
     elif reward.kind == "rubric":
@@ -120,7 +132,7 @@ def reward_step(
                 options["log_probs"] = reward.log_probs
     if policies:
         options["dtype"] = dtype
-    execution = {"device": device, "batch_tokens": batch_tokens}
+    execution |= {"device": device, "batch_tokens": batch_tokens}
     return options, policies, execution | {"server": reward.server.model_dump() if reward.server else None}
 
 
@@ -141,7 +153,7 @@ def make_checker(
     elif kind == "code":
         look = partial(_code, options["tests"], Limits(seconds=options["seconds"]))
     elif kind == "function":
-        look = partial(_function, load_function(options["function"], "reward.function"))
+        look = partial(_function, function_of_step(options, execution, "reward.function"), options["seconds"])
     elif kind == "reward_model":
         assert policy is not None
         look = _read_by(RewardModelReader(policy, options["dtype"], device, execution["batch_tokens"]))
@@ -161,7 +173,7 @@ def check_reward(
     """Finds what the reward needs before anything is trained; `InputError` where it is not to be had. `where`: the
     recipe's key, for messages."""
     if reward.kind == "function":
-        load_function(str(reward.function), f"{where}.function")
+        load_function(str(reward.function), f"{where}.function", search)
     if reward.kind == "math" and find_spec("math_verify") is None:
         raise InputError(f"{where}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'")
     if reward.kind == "code" and (problem := sandbox_problem()):
@@ -231,11 +243,11 @@ def _each(check: Callable[[Job], Rewarded], jobs: Sequence[Job], advance: Advanc
 
 
 def _function(
-    function: Callable[[str, str, str | None], object], asked: Sequence[Answered], advance: Advance
+    function: Callable[..., object], seconds: float, asked: Sequence[Answered], advance: Advance
 ) -> list[Rewarded]:
     found = []
     for one in asked:
-        found.append(_of_verdict(function_verdict(function, one.prompt, one.text, one.answer)))
+        found.append(_of_verdict(function_verdict(function, Judged(one.prompt, one.text, one.answer), seconds)))
         advance(1)
     return found
 

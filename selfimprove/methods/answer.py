@@ -17,13 +17,13 @@ from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.statistics import wilson_interval
 from selfimprove.evaluation.thresholds import Threshold, threshold_for
+from selfimprove.judge_sections import Reward
 from selfimprove.judging.asking import Judge, ask_judge, find_judge, short_name
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rewarding import check_reward
 from selfimprove.methods.judge_file import RUBRIC, adopt, rating_judge, refuse_own_file, write_json_lines
 from selfimprove.policy import resolve_policy
 from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import Reward
 from selfimprove.run_data import content, prompts_of
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from selfimprove.reporting import (
     label_tables,
     lengthening_tables,
     longen_tables,
+    outcome,
     preference_tables,
     score_tables,
     tables,
@@ -42,6 +43,7 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
             "Did it get better?",
             "Changes are paired: the same items, before and after.",
             [
+                outcome.before_after(events),
                 ("Evaluations", tables.evaluations_table(events)),
                 ("Accuracy by group", tables.groups_table(events, "accuracy")),
                 ("Other metrics by group", tables.groups_table(events, "other")),
@@ -141,6 +143,18 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
                 ("Histogram", answer_tables.histogram_table(events)),
                 ("Answers", answer_tables.answers_table(events)),
                 ("The first answers", answer_tables.first_answers_table(events)),
+            ],
+        ),
+        (
+            "acceptance",
+            "What was accepted?",
+            "pass@1: the share of responses that were accepted; pass@k: of prompts with any among their k; lenient: by "
+            "a check that forgives the form. Intervals are over prompts. Truncated responses are never accepted. "
+            "-log p is the mean over samples, which is the entropy at temperature 1 and top_p 1.",
+            [
+                ("Rounds", outcome.acceptance_table(events)),
+                ("Prompts without an accepted response", outcome.without_table(events)),
+                ("Some kept responses", outcome.kept_table(events)),
             ],
         ),
         (

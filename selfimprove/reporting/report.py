@@ -16,6 +16,7 @@ from selfimprove.errors import RunFailed
 from selfimprove.reporting import tables
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
 from selfimprove.reporting.examples import examples_of
+from selfimprove.reporting.outcome import outcome_sentences
 from selfimprove.reporting.parts import parts_of
 from selfimprove.reporting.summary import (
     dig,
@@ -63,6 +64,8 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
     return environment.from_string(source).render(
         name=text(run.get("name")) or fallback_name,
         facts=_facts(run, events),
+        outcome=outcome_sentences(events),
+        has_rounds=bool(rounds_of(events)),
         warnings=[*(text(item) for item in as_list(run.get("warnings"))), *_judges_by_order(events)],
         policies=tables.policies_table(events),
         suite=next(iter(evaluations_of(events)), ""),
@@ -110,7 +113,8 @@ def _facts(run: Event, events: Sequence[Event]) -> dict[str, str]:
     if done is None:
         state = f"not finished; last event {_when(events[-1].get('time'))}"
     else:
-        kept = f"kept {text(done.get('policy'))}" + (f" (the {done['kept']})" if done.get("kept") else "")
+        why = text(done.get("why")) or (f"the {done['kept']}" if done.get("kept") else "")
+        kept = f"kept {text(done.get('policy'))}" + (f", {why}" if why else "")
         state = ", ".join(part for part in (f"finished in {duration(done.get('seconds'))}", kept) if part)
     backend = text(run.get("backend"))
     started = next((e for e in of_kind(events, "engine") if e.get("what") == "start"), {})

@@ -249,6 +249,8 @@ class PolicyRow:
     consistency: str
     tau: str
     pairs: str
+    accepted: str
+    kept: str
     right: str
     right_share: str
     margin: str
@@ -262,6 +264,7 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
     metric = first_metric(events)
     rounds = {text(event.get("policy")): event for event in rounds_of(events)}
     policies = policies_of(events)
+    accepted = {round_number(event): event for event in of_kind(events, "acceptance")}
     seconds: dict[int, float] = {}
     for step in of_kind(events, "step"):
         taken = number(step.get("seconds"))
@@ -272,6 +275,7 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
     rows = []
     for policy, round_ in policies.items():
         evaluation, made = evaluations.get(policy), rounds.get(policy)
+        taken_in = accepted.get(round_) if round_ else None
         changes = {
             pair: with_interval(
                 dig(evaluation, pair), "difference", scale=metric.scale, digits=metric.digits, sign=True
@@ -291,6 +295,8 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
                 tau=with_interval(tau_of(made) if made else None, "mean", digits=2, sign=True),
                 consistency=fixed(dig(made, "consistency", "mean"), 2),
                 pairs=count(dig(made, "pairs")),
+                accepted=rate(dig(taken_in, "pass_1", "value")),
+                kept=count(dig(taken_in, "kept")),
                 right=right,
                 right_share=right.partition(" ")[0],
                 margin=fixed(dig(made, "margins", "mean_abs"), 3),

@@ -74,6 +74,8 @@ def policies_table(events: Sequence[Event]) -> Table:
         "consistency": "consistency C",
         "tau": "Kendall's tau [95%]",
         "pairs": "pairs",
+        "accepted": "accepted, %",
+        "kept": "kept",
         "right": "right labels, % [95%]",
         "margin": "mean |h|, nats",
         "length": "mean length, tokens",

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from selfimprove.reporting.events import Event
+from selfimprove.reporting.outcome import before_after
 from selfimprove.reporting.score_stages import END, stage_rows
 from selfimprove.reporting.summary import duration, evaluations_of, first_metric, policy_rows
 from selfimprove.reporting.text import printable, visible
 
-__all__ = ["Progress", "printable", "rounds_table", "stages_table"]
+__all__ = ["Progress", "before_after_table", "printable", "rounds_table", "stages_table"]
 
 
 @dataclass
@@ -161,7 +162,6 @@ def rounds_table(events: Sequence[Event]) -> Table:
     table = Table(
         title=printable(f"{suite}: {metric.name}{unit}, with 95% intervals") if suite else None,
         title_justify="left",
-        caption=_caption(against, "in points, " if unit else ""),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -171,28 +171,58 @@ def rounds_table(events: Sequence[Event]) -> Table:
     table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
     for header in (metric.name, "change"):  # these wrap before anything is cut off
         table.add_column(printable(header), justify="right", min_width=20 if header == "change" else None)
-    for header in ("C", "pairs", "right\n%", "|h|", "length\ntokens"):
+    shown = {
+        "C": [row.consistency for row in rows],
+        "accepted\n%": [row.accepted for row in rows],
+        "kept": [row.kept for row in rows],
+        "pairs": [row.pairs for row in rows],
+        "right\n%": [row.right_share for row in rows],
+        "|h|": [row.margin for row in rows],
+        "length\ntokens": [row.length for row in rows],
+    }
+    shown = {header: cells for header, cells in shown.items() if any(cells)}
+    for header in shown:
         table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        cells = (
-            row.value,
-            row.change,
-            row.consistency,
-            row.pairs,
-            row.right_share,
-            row.margin,
-            row.length,
-        )
+    for place, row in enumerate(rows):
+        cells = (row.value, row.change, *(column[place] for column in shown.values()))
         table.add_row(printable(row.policy), *(printable(cell) if cell else "-" for cell in cells))
+    said = {
+        "C": "C: ranking consistency",
+        "accepted\n%": "accepted: of the round's samples",
+        "kept": "kept: trained on",
+    }
+    said |= {"right\n%": "right: labels that prefer the right answer", "|h|": "|h|: mean trained margin"}
+    named = "; ".join(text for header, text in said.items() if header in shown)
+    change = f"change: paired, {'in points, ' if unit else ''}against {' or '.join(against)}. " if against else ""
+    table.caption = printable(
+        f"{change}{named[:1].upper()}{named[1:]}" + ("; of the round that made the policy." * bool(named))
+    )
     return table
 
 
-def _caption(against: list[str], unit: str) -> str:
-    change = f"change: paired, {unit}against {' or '.join(against)}. " if against else ""
-    return printable(
-        f"{change}C: ranking consistency; right: labels that prefer the right answer; "
-        "|h|: mean trained margin; of the round that made the policy."
+def before_after_table(events: Sequence[Event], most: int = 5) -> Table:
+    """The first items that changed, before and after, in at most 80 columns."""
+    title, found = before_after(events, most)
+    table = Table(
+        title=printable(title) if found.rows else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
+    texts = [place for place, column in enumerate(found.columns) if column]
+    for place in texts:
+        table.add_column(printable(found.columns[place]), overflow="fold", ratio=1)
+    for row in found.rows:
+        cells = []
+        for place in texts:
+            mark = row[place + 1] if place + 1 < len(row) and place + 1 not in texts else ""
+            sign = {"right": "[green]\u2713[/green] ", "wrong": "[red]\u2717[/red] "}.get(mark, "")
+            shown = " ".join(row[place].split())
+            cells.append(sign + printable(shown if len(shown) <= 120 else shown[:119] + "\u2026"))
+        table.add_row(*cells)
+        table.add_section()
+    return table
 
 
 def stages_table(events: Sequence[Event]) -> Table:

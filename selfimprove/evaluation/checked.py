@@ -1,0 +1,109 @@
+"""Suites whose answers a program checks: constraints, IFEval's instructions, or the user's function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfimprove.data.rows import Responses
+from selfimprove.evaluation.dialogues import draw_by_group, rendered_items
+from selfimprove.evaluation.matches import require_enough, with_interval
+from selfimprove.evaluation.outcome import Outcome
+from selfimprove.evaluation.statistics import share_interval
+from selfimprove.evaluation.suites import CheckedSuite, Loaded
+from selfimprove.judge_sections import JudgeOptions
+from selfimprove.judging.functions import load_function
+from selfimprove.judging.judges import judge_responses, lenient_scores
+from selfimprove.policy import Policy
+from selfimprove.registry import find_code
+
+if TYPE_CHECKING:
+    from selfimprove.inference import Inference
+
+# Of so many items, the first, the answers are kept in the event, and of each so many characters.
+_ANSWERS, _CHARACTERS = 100, 600
+
+
+def checked_by(suite: CheckedSuite, search: Sequence[Path]) -> str:
+    """What else than the suite's keys decides about an answer: a function file's digest, IFEval's tokenizers.
+    InputError where the function is not to be had."""
+    if suite.function is not None:
+        code = find_code(suite.function, search, f"{suite.name}: function")
+        load_function(code, f"{suite.name}: function")
+        return str(code.digest)
+    if suite.checker == "ifeval":
+        from selfimprove.judging.checkers.ifeval import tokenizers
+
+        return tokenizers()
+    return ""
+
+
+def checked_outcome(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
+    """1.0 for an answer that the checker finds right, else 0.0, for each item; a checker's own failure is missing.
+
+    `lenient` in the event: the same by the loose criterion, where there is one; of `ifeval` also the shares over single
+    instructions. RunFailed where the checker fails at more than the allowed share.
+    """
+    suite, items = loaded.suite, loaded.items
+    assert isinstance(suite, CheckedSuite)
+    prompts = rendered_items(loop, suite, items, policy)
+    drawn = draw_by_group(loop, suite, items, prompts, policy, f"{suite.name} with {policy.name}")
+    by_id = {item.id: item for item in items}
+    asked = {one.id: replace(one, answer=by_id[one.id].answer, row=by_id[one.id].row) for one in prompts}
+    responses = Responses(asked, drawn)
+    failures = Counter({"prompt too long": len(items) - len(drawn)}) if len(drawn) < len(items) else Counter[str]()
+    failures.update("truncated" for one in responses.all() if one.finish == "length")
+
+    figures: dict[str, Any] = {}
+    missing: dict[str, int] = {}
+    if suite.checker == "ifeval":
+        strict, loose = _ifeval(responses, figures)
+    else:
+        judge = JudgeOptions(
+            kind=suite.checker, function=suite.function, seconds=suite.seconds, right_from=suite.right_from
+        )
+        scores, missing = judge_responses(loop, judge, responses, policy)
+        forgiving = lenient_scores(judge, responses)
+        finished = {one.prompt_id: one.finish == "stop" for one in responses.all()}
+        strict = {
+            id: None if row[0] is None else float(finished[id] and row[0] >= suite.right_from)
+            for id, row in scores.items()
+        }
+        loose = {id: float(row[0] or 0.0) for id, row in forgiving.items()} if forgiving else {}
+    values = [strict.get(item.id, 0.0) for item in items]
+    require_enough(suite.name, values, missing, suite.max_missing, least=1)
+    if loose:
+        figures["lenient"] = _share([loose.get(item.id, 0.0) for item in items])
+    if missing:
+        figures["missing"] = missing
+    figures["answers"] = [
+        {
+            "prompt": item.messages[-1]["content"],
+            "group": item.group,
+            "text": drawn[item.id][0].text[:_CHARACTERS],
+            "value": value,
+        }
+        for item, value in list(zip(items, values, strict=True))[:_ANSWERS]
+        if item.id in drawn
+    ]
+    return Outcome(policy, values, dict(failures), figures)
+
+
+def _share(values: Sequence[float]) -> dict[str, float]:
+    return with_interval(share_interval(values), len(values))
+
+
+def _ifeval(responses: Responses, figures: dict[str, Any]) -> tuple[dict[str, float | None], dict[str, float]]:
+    """(strict, loose) by prompt; the shares over single instructions go into `figures`. A cut answer is checked as it
+    is, as in the authors' code."""
+    from selfimprove.judging.checkers.ifeval import verdict
+
+    found = {prompt.id: verdict(row[0].text, prompt.row) for prompt, row in responses}
+    for name in ("strict", "loose"):
+        each = [float(one) for verdicts in found.values() for one in getattr(verdicts, name)]
+        figures[f"instruction_{name}"] = _share(each)
+    strict: dict[str, float | None] = {id: float(all(one.strict)) for id, one in found.items()}
+    return strict, {id: float(all(one.loose)) for id, one in found.items()}

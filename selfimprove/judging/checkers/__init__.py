@@ -1,0 +1,1 @@
+"""Checkers: programs that say whether a text is right."""
