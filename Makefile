@@ -9,7 +9,7 @@ VLLM_CPU := $(shell uname -sm | grep -qx "Linux x86_64" && echo $(VENV)/.vllm)
 
 .PHONY: quickstart vllm test lint format fast clean
 
-quickstart: $(READY)  ## CREAM on SmolLM2-135M, on the CPU, in about five minutes
+quickstart: $(READY)  ## SmolLM2-135M learns from its own checked sentences, on the CPU, in about eight minutes
 	$(BIN)/selfimprove run quickstart
 
 vllm: $(VENV)/.vllm  ## vLLM on the CPU (Linux, x86-64); `make quickstart` then samples with it

@@ -1,6 +1,6 @@
 """Times one round of CREAM, stage by stage: as the product does it, and as a plain script does.
 
-    python benchmarks/round.py                              # SmolLM2-135M, quickstart's settings, 2 cores: ten minutes
+    python benchmarks/round.py                              # SmolLM2-135M, its CREAM recipe, 2 cores: ten minutes
     OMP_NUM_THREADS=1 python benchmarks/round.py --clock cpu      # on a machine that others use
     python benchmarks/round.py --device cuda --random-model 1B --prompts 512 sampling.max_new_tokens=128
 
@@ -172,12 +172,12 @@ def main(
     (work / ".gitignore").write_text("*\n")
     quick = ["rounds=1", f"sampling.backend={backend}", f"device={device}", f"training.dtype={dtype}"]
     quick += [f"data.prompts_per_round={prompts}", f"output={work / 'run'}"]
-    recipe = load_recipe("quickstart", [*quick, f"model={model}", *(overrides or [])])
+    recipe = load_recipe("smollm2-135m/cream", [*quick, f"model={model}", *(overrides or [])])
     if random_model_size:
         # Whatever weights: what such a model answers says nothing, so what judges answers only reports.
         made = random_model(random_model_size, work, effective(recipe)[0])
         off = "gates.disabled=[consistency, degeneration, judge_health, weights_moved, dpo_start, sampler_agrees]"
-        recipe = load_recipe("quickstart", [*quick, f"model={made}", off, *(overrides or [])])
+        recipe = load_recipe("smollm2-135m/cream", [*quick, f"model={made}", off, *(overrides or [])])
     os.environ.setdefault("TQDM_DISABLE", "1")
     screen = Console() if sys.stdout.isatty() else Console(width=110)
     before = Neighbours().load_before

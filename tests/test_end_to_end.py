@@ -28,7 +28,7 @@ OVERRIDES = (
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("real") / "run"
     done = subprocess.run(
-        [sys.executable, "-m", "selfimprove", "run", "quickstart", f"output={output}", *OVERRIDES],
+        [sys.executable, "-m", "selfimprove", "run", "smollm2-135m/cream", f"output={output}", *OVERRIDES],
         capture_output=True,
         text=True,
         check=False,

@@ -393,8 +393,8 @@ SMALL = (
 )
 
 
-def quickstart(output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "selfimprove", "run", "quickstart", f"output={output}", *SMALL]
+def cream(output: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "selfimprove", "run", "smollm2-135m/cream", f"output={output}", *SMALL]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -405,7 +405,7 @@ def events_of(output: Path) -> list[dict[str, Any]]:
 @needs_vllm
 @pytest.mark.real_model
 def test_real_model_samples_trains_swaps_and_is_killed_and_goes_on(tmp_path: Path) -> None:
-    whole = quickstart(tmp_path / "whole")
+    whole = cream(tmp_path / "whole")
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors[-3000:]
     for noise in ("Warning", "WARNING", "warn(", "it/s", "Loading"):
@@ -417,7 +417,7 @@ def test_real_model_samples_trains_swaps_and_is_killed_and_goes_on(tmp_path: Pat
     agreed = next(e for e in events if e["event"] == "gate" and e["gate"] == "sampler_agrees")
     assert agreed["value"] < 1e-4
 
-    killed = quickstart(tmp_path / "killed")
+    killed = cream(tmp_path / "killed")
     steps = tmp_path / "killed" / "steps"
     while killed.poll() is None and not list(steps.glob(".partial-sft-*/step.json")):
         time.sleep(0.05)  # the engine is up, has sampled, and the model trains
@@ -430,7 +430,7 @@ def test_real_model_samples_trains_swaps_and_is_killed_and_goes_on(tmp_path: Pat
         time.sleep(0.1)
     assert not members(first["pid"])
 
-    resumed = quickstart(tmp_path / "killed")
+    resumed = cream(tmp_path / "killed")
     _, errors = resumed.communicate()
     assert resumed.returncode == 0, errors[-3000:]
     ends = [next(e for e in events_of(tmp_path / name) if e["event"] == "done") for name in ("whole", "killed")]
