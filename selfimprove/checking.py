@@ -21,6 +21,7 @@ from selfimprove.errors import InputError
 from selfimprove.lengthening_plan import lengthening_room
 from selfimprove.lengthening_questions import extend
 from selfimprove.recipe import Recipe
+from selfimprove.registry import is_code_file
 from selfimprove.reporting.summary import duration
 from selfimprove.reporting.text import printable
 from selfimprove.run_folder import Run
@@ -63,8 +64,8 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         out.print(_updates(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
     if recipe.method == "self_lengthen":
         out.print(_calls(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
-    if function := getattr(recipe.ranked_by() or recipe.rewarded_by(), "function", None):
-        out.print(f"this recipe runs your code: {function}", highlight=False)
+    if code := _code_of(recipe, loop):
+        out.print(f"this recipe runs your code: {', '.join(code)}", highlight=False, soft_wrap=True)
     if recipe.training.accelerate:
         path = find_accelerate_file(recipe)
         out.print(f"accelerate file: {path}", highlight=False, soft_wrap=True)
@@ -75,6 +76,17 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         out.print(printable(loop.tokenizer.decode(ids)), soft_wrap=True, highlight=False)
     out.print()
     out.print(_estimate(loop))
+
+
+def _code_of(recipe: Recipe, loop: Any) -> list[str]:
+    """Every name of the user's code that a recipe has: its judge's or reward's, its suites', its data's."""
+    judge, reward = recipe.ranked_by(), recipe.rewarded_by()
+    named = [one.function for one in (judge, judge.of if judge else None, reward) if one]
+    named += [getattr(loaded.suite, "function", None) for loaded in loop.evaluator.suites]
+    sources = [one for role in ("seed", "prompts", "pairs") for one in getattr(recipe.data, role) or ()]
+    sources += [loaded.suite.data for loaded in loop.evaluator.suites]
+    named += [one.path for one in sources if one.path and is_code_file(one.path)]
+    return list(dict.fromkeys(name for name in named if name))
 
 
 def _updates(recipe: Recipe, prompts: int) -> str:

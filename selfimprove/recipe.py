@@ -266,7 +266,9 @@ def make_recipe(values: dict[str, Any], where: str = "recipe", folder: Path = Pa
     """A checked recipe from plain values; `where` begins every error message."""
     if "folder" in values:
         raise InputError(f"{where}: unknown key `folder`; known here: {', '.join(_known_keys(()))}")
-    values = {**values, "folder": str(folder)}
+    # A key that says nothing is not given: an arm of a study, or a command line, can take a section back.
+    said = {key: value for key, value in values.items() if value is not None or key in ("method", "model", "output")}
+    values = {**said, "folder": str(folder)}
     if "output" not in values and where.endswith((".yaml", ".yml")):
         values["output"] = f"runs/{Path(where).stem}"
     try:

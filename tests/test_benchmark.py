@@ -69,12 +69,12 @@ def test_m1_is_made_once_and_one_side_can_be_left_out(
     assert (made / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_the_readmes_table_is_made_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_costs_is_made_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    made = importlib.import_module("readme_table")
+    made = importlib.import_module("cost_table")
     transformers, vllm = made.read("cpu-transformers"), made.read("cpu-vllm")
     assert (transformers["settings"]["backend"], vllm["settings"]["backend"]) == ("transformers", "vllm")
-    assert made.table(transformers, vllm) in (BENCHMARKS.parent / "README.md").read_text()
+    assert made.table(transformers, vllm) in (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
     for results in (transformers, vllm):
         assert results["neighbours"]["quiet"], "measured while other programs had the cores"
         assert '"/' not in json.dumps(results), "a path of the machine that measured"

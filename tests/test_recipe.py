@@ -306,3 +306,12 @@ def test_what_compares_responses_needs_two(tmp_path: Path) -> None:
     data = {"prompts": "labelled.jsonl"}
     recipe = make_recipe({"method": "self_judge", "output": "runs/x", "data": data, "sampling": {"n": 1}})
     assert recipe.sampling.n == 1 and recipe.rounds == 1
+
+
+def test_a_section_that_is_null_is_not_given() -> None:
+    """So that a command line or an arm of a study can have another method than the recipe that it changes."""
+    values = {**CREAM, "cream": {"weight": "dyn"}}
+    assert make_recipe({**values, "method": "srlm", "cream": None}).method == "srlm"
+    with pytest.raises(InputError, match="section `cream` does nothing with method 'srlm'"):
+        make_recipe({**values, "method": "srlm"})
+    assert make_recipe({**values, "judge": None, "evaluate": None}).evaluate == ()

@@ -144,6 +144,7 @@ class Evaluator:
             "low": low,
             "high": high,
             "n": sum(value is not None for value in outcome.values),
+            "values": outcome.values,
             "failures": outcome.failures,
             "groups": graded(loaded.items, outcome.values),
             **outcome.figures,

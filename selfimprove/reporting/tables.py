@@ -45,6 +45,11 @@ class Table:
         self.columns = [self.columns[index] for index in used]
         self.rows = [[row[index] for index in used] for row in self.rows]
 
+    @property
+    def wide(self) -> list[bool]:
+        """Of each column, whether it holds sentences, which are to be wrapped."""
+        return [any(len(row[place]) > 60 for row in self.rows) for place in range(len(self.columns))]
+
 
 def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else text(value)

@@ -1,4 +1,4 @@
-"""The README's table of what a round costs, from `benchmarks/results/`: `python benchmarks/readme_table.py`."""
+"""The table of what a round costs in docs/scaling.md, from `benchmarks/results/`: `python benchmarks/cost_table.py`."""
 
 from __future__ import annotations
 
