@@ -35,7 +35,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     resolved = load_recipe(recipe, overrides or [])
     from selfimprove.execute import run as execute
-    from selfimprove.reporting.outcome import outcome_sentences
+    from selfimprove.reporting.outcome import never_accepted, outcome_sentences
     from selfimprove.reporting.terminal import before_after_table, rounds_table, stages_table
 
     with stoppable():
@@ -50,6 +50,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
         if table.row_count:
             out.print()
             out.print(table)
+    if never := never_accepted(result.events):
+        out.print(never, highlight=False, markup=False, soft_wrap=True)
     out.print()
     final = result.folder / "policies" / "final"
     if result.policy_folder:

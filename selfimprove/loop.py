@@ -97,7 +97,7 @@ class Loop(Inference):
         return {
             "the model": self.base_policy.digest,
             "data.seed": rows_digest(data.seed_examples),
-            "data.prompts": digest_of([[[p.id, p.prompt_ids, p.answer] for p in part] for part in data.round_prompts]),
+            "data.prompts": digest_of([[self._asked(p) for p in part] for part in data.round_prompts]),
             "data.pairs": digest_of(
                 [[pair.prompt.prompt_ids, pair.chosen.ids, pair.rejected.ids] for pair in data.pairs]
             ),
@@ -106,6 +106,12 @@ class Loop(Inference):
             "the policies to measure": digest_of([policy.digest for policy in self.measured]),
             "the program's steps": digest_of({name: kind.version for name, kind in STEPS.items()}),
         }
+
+    def _asked(self, prompt: RenderedPrompt) -> list[Any]:
+        """What of a prompt decides: its whole row too, where the judge reads that."""
+        reads = self.recipe.uses("constraints") or self.recipe.uses("function")
+        row = [json.dumps(prompt.row, default=str, sort_keys=True)] if reads else []
+        return [prompt.id, prompt.prompt_ids, prompt.answer, *row]
 
     def _judge_input(self) -> dict[str, str]:
         """Digest of a rubric that ranks or rewards, and of the model that the recipe or its folder names for it; of
@@ -127,7 +133,7 @@ class Loop(Inference):
     def rounds(self) -> Iterator[Round]:
         """The rounds, each with its own prompts."""
         for number, prompts in enumerate(self.data.round_prompts, start=1):
-            if reason := self._why_stop():
+            if number > 1 and (reason := self._why_stop()):
                 self._stopped = f"stopped after round {self._round}: {reason}"
                 self.events.emit("stop", self._stopped, round=self._round, reason=reason)
                 self.progress.note(self._stopped)

@@ -16,7 +16,7 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.suites import load_suite
 from selfimprove.execute import Result, run
 from selfimprove.recipe import Recipe
-from selfimprove.reporting.outcome import before_after, outcome_sentences
+from selfimprove.reporting.outcome import before_after, never_accepted, outcome_sentences
 from selfimprove.reporting.terminal import Progress
 
 MakeRecipe = Callable[..., Recipe]
@@ -130,3 +130,13 @@ def test_the_outcome_says_whether_it_can_be_told_from_noise(low: float, noise: b
     assert sentence.startswith("own: M0 40.0%, M1 60.0%: +20.0 points [") and "5 items, paired" in sentence
     assert sentence.endswith("not told from noise.") == noise
     assert outcome_sentences(json.loads(json.dumps(events[:1]))) == []
+
+
+def test_kinds_that_no_sample_ever_got_right_are_named() -> None:
+    rounds = [
+        {"event": "acceptance", "round": 1, "without": {"begin": [2, 5], "list": [4, 4], "loud": [3, 3]}},
+        {"event": "acceptance", "round": 2, "without": {"begin": [0, 5], "list": [3, 4], "loud": [2, 2]}},
+    ]
+    assert never_accepted(rounds).startswith("Never right in any sample: loud (5 prompts). Filtering")
+    assert never_accepted(rounds[:1]).startswith("Never right in any sample: list (4 prompts), loud (3 prompts).")
+    assert never_accepted([]) == ""

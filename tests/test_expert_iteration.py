@@ -535,3 +535,15 @@ def test_a_development_score_below_its_best_for_so_many_rounds_stops_the_loop(
 def test_a_rule_that_needs_development_items_says_so(expert_recipe: MakeRecipe) -> None:
     with pytest.raises(InputError, match=r"stop\.patience needs a `development` suite"):
         expert_recipe(stop={"patience": 2})
+
+
+def test_a_changed_constraint_is_a_changed_input(expert_recipe: MakeRecipe, tiny_data: Path) -> None:
+    """The prompts' texts stay, so nothing is sampled again, and the old round's figures are not shown."""
+    recipe = expert_recipe(rounds=1, evaluate=[])
+    before = events_of(go(recipe), "acceptance")[0]["accepted"]
+    text = (tiny_data / "asked.jsonl").read_text()
+    (tiny_data / "asked.jsonl").write_text(text.replace('"n": 3', '"n": 2'))
+    result, said = told(recipe)
+    assert any(line.startswith("data.prompts changed") for line in said)
+    assert any("sample M0" in line and "reused" in line for line in said)
+    assert events_of(result, "acceptance")[0]["accepted"] < before

@@ -107,15 +107,14 @@ def function_verdict(function: Callable[..., object], judged: Judged, seconds: f
                 value = function(**{name: getattr(judged, name) for name in names})
             else:
                 value = function(judged.prompt, judged.response, judged.answer)
-            number = None if value is None else float(value)  # type: ignore[arg-type]
     except _TooSlow:
         return None, f"the function took more than {seconds:g} s (`seconds`)"
-    except (TypeError, ValueError) as error:
-        if "value" in locals():
-            return None, f"the function returned {type(value).__name__}, not a number"
-        return None, f"the function raised {type(error).__name__}"
     except (Exception, SystemExit) as error:  # the user's code may raise anything; its failure is not the response's
         return None, f"the function raised {type(error).__name__}"
-    if number is None:
+    if value is None:
         return None, "the function returned None"
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None, f"the function returned {type(value).__name__}, not a number"
     return (number, None) if math.isfinite(number) else (None, "the function's score is not finite")

@@ -136,6 +136,22 @@ def acceptance_table(events: Sequence[Event]) -> Table:
     return Table([*columns, "-log p, nats per token [95%]", "truncated, %", "missing"], rows)
 
 
+def never_accepted(events: Sequence[Event]) -> str:
+    """The kinds of prompts of which no response was accepted in any round, in a sentence; empty where there is none."""
+    rounds = [as_dict(event.get("without")) for event in of_kind(events, "acceptance")]
+    prompts: dict[str, float] = {}
+    taught: set[str] = set()
+    for found in rounds:
+        for kind, (none, many) in found.items():
+            prompts[kind] = prompts.get(kind, 0) + many
+            if none < many:
+                taught.add(kind)
+    never = [f"{kind} ({count(many)} prompts)" for kind, many in prompts.items() if kind not in taught]
+    if not never or not taught:
+        return ""
+    return f"Never right in any sample: {', '.join(never)}. Filtering cannot teach what is never sampled."
+
+
 def without_table(events: Sequence[Event]) -> Table:
     """By kind of prompt and round: prompts none of whose responses was accepted. Filtering cannot teach these."""
     rounds = {round_number(event): as_dict(event.get("without")) for event in of_kind(events, "acceptance")}

@@ -150,7 +150,8 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
             "What was accepted?",
             "pass@1: the share of responses that were accepted; pass@k: of prompts with any among their k; lenient: by "
             "a check that forgives the form. Intervals are over prompts. Truncated responses are never accepted. "
-            "-log p is the mean over samples, which is the entropy at temperature 1 and top_p 1.",
+            "-log p is the mean over samples, which is the entropy at temperature 1 and top_p 1. "
+            + outcome.never_accepted(events),
             [
                 ("Rounds", outcome.acceptance_table(events)),
                 ("Prompts without an accepted response", outcome.without_table(events)),
