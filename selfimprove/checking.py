@@ -52,6 +52,8 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         raise InputError(f"check: method {recipe.method!r} trains nothing; run it: it says first what is wrong")
     quiet_libraries()
     batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
+    if code := _code_of(recipe):
+        out.print(f"this recipe runs your code: {', '.join(code)}", highlight=False, soft_wrap=True)
     loop = Loop(recipe, Store(Path(recipe.output) / "steps"), _NoEvents(), Progress())  # type: ignore[arg-type]
     out.print(
         f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
@@ -64,8 +66,6 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         out.print(_updates(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
     if recipe.method == "self_lengthen":
         out.print(_calls(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
-    if code := _code_of(recipe, loop):
-        out.print(f"this recipe runs your code: {', '.join(code)}", highlight=False, soft_wrap=True)
     if recipe.training.accelerate:
         path = find_accelerate_file(recipe)
         out.print(f"accelerate file: {path}", highlight=False, soft_wrap=True)
@@ -78,14 +78,17 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     out.print(_estimate(loop))
 
 
-def _code_of(recipe: Recipe, loop: Any) -> list[str]:
+def _code_of(recipe: Recipe) -> list[str]:
     """Every name of the user's code that a recipe has: its judge's or reward's, its suites', its data's."""
     judge, reward = recipe.ranked_by(), recipe.rewarded_by()
     named = [one.function for one in (judge, judge.of if judge else None, reward) if one]
-    named += [getattr(loaded.suite, "function", None) for loaded in loop.evaluator.suites]
-    sources = [one for role in ("seed", "prompts", "pairs") for one in getattr(recipe.data, role) or ()]
-    sources += [loaded.suite.data for loaded in loop.evaluator.suites]
-    named += [one.path for one in sources if one.path and is_code_file(one.path)]
+    sources = [one for role in ("seed", "prompts", "pairs", "held_out") for one in getattr(recipe.data, role) or ()]
+    paths = [one.path for one in sources]
+    for choice in [*recipe.evaluate, *([recipe.development] if recipe.development else [])]:
+        data = choice.change.get("data")
+        paths.append(data.get("path") if isinstance(data, dict) else data)
+        named.append(choice.change.get("function"))
+    named += [path for path in paths if isinstance(path, str) and is_code_file(path)]
     return list(dict.fromkeys(name for name in named if name))
 
 

@@ -23,6 +23,7 @@ from selfimprove.policy import MODELS, Policy, pick_device
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.events import EventLog, read_events
+from selfimprove.reporting.outcome import ORACLE
 from selfimprove.reporting.report import write_report
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_folder import Run
@@ -38,9 +39,6 @@ _UNTRAINED: dict[str, tuple[Callable[[Inference], Any], Callable[[Inference, Any
     "judge_file": (file_to_judge, judge_file),
     "answer": (answer_with, answer),
 }
-
-
-ORACLE = "this run is judged by an ORACLE, which has the true labels: an upper bound, and no self-improvement"
 
 
 @dataclass(frozen=True)

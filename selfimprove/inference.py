@@ -14,6 +14,7 @@ from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
+from selfimprove.errors import InputError
 from selfimprove.floor import step_floor
 from selfimprove.judge_sections import JudgeOptions, Reader, Reward
 from selfimprove.judging.functions import Verdict, function_step, load_function, reads_rows
@@ -21,7 +22,7 @@ from selfimprove.judging.rewarding import Rewarded, reward_step
 from selfimprove.policy import Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Record
-from selfimprove.registry import find_code
+from selfimprove.registry import Code, code_at, find_code
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import context_tokens
@@ -45,6 +46,7 @@ class Inference(Record):
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
         super().__init__(recipe, events, progress)
         self.store = store
+        self._codes: dict[str, Code] = {}
         self.judges_answer_as: dict[str, set[str]] = {}  # by the judge's digest: its server's names for its model
         self.device = pick_device(recipe.device)
         given = recipe.training.dtype
@@ -160,7 +162,7 @@ class Inference(Record):
         if judge.kind == "reward_model":
             policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
         else:
-            code = find_code(str(judge.function), self.recipe.search_folders(), "judge.function")
+            code = self.code_of(str(judge.function), "judge.function")
             options, more = function_step(code, judge.version, judge.seconds)
             execution |= more
             with_rows = reads_rows(load_function(code, "judge.function"))
@@ -192,6 +194,22 @@ class Inference(Record):
         for row in artefact.rows():
             verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
         return verdicts
+
+    def code_of(self, name: str, where: str, search: Sequence[Path] | None = None) -> Code:
+        """The user's code of a name, as it was when it was first asked for: InputError if its file has changed since,
+        or if two files go by one name."""
+        known = self._codes.get(name)
+        found = (
+            code_at(name, Path(known.file), where)
+            if known and known.file and search is None
+            else find_code(name, self.recipe.search_folders() if search is None else search, where)
+        )
+        if known and found.digest != known.digest:
+            raise InputError(
+                f"{where}: {name!r} is another file than when this run began ({found.file}): it was changed, or two "
+                "files go by that name; run the same command again, or rename one"
+            )
+        return self._codes.setdefault(name, found)
 
     def reward_step(self, reward: Reward) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
         """(options, policies, execution) of a step that checks answers, on this machine: see `judging/rewarding.py`."""

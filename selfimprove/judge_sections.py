@@ -126,8 +126,15 @@ class JudgeOptions(_Scores):
     @property
     def bounded(self) -> bool:
         """Whether `right_from` means something for its scores as it stands."""
+        if self.of is not None:
+            return self.of.bounded
         unbounded = ("implicit_reward", "likelihood", "reward_model", "rubric", "majority")
         return self.kind not in unbounded or "right_from" in self.model_fields_set
+
+    @property
+    def accepts_from(self) -> float:
+        """The score from which on a response is right: an oracle's scores are those of the judge behind it."""
+        return self.of.right_from if self.kind == "oracle" and self.of else self.right_from
 
     @property
     def label(self) -> str:

@@ -17,13 +17,13 @@ from selfimprove.evaluation.runner import Evaluator
 from selfimprove.inference import Inference
 from selfimprove.judge_training import check_judge_training, judge_training_inputs
 from selfimprove.judging.asking import find_judge, short_name
+from selfimprove.judging.checkers import constraints
 from selfimprove.judging.judges import check_judge
 from selfimprove.judging.rewarding import check_reward
 from selfimprove.lengthening_plan import check_lengthening
 from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Round
-from selfimprove.registry import find_code
 from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import RunData, context_tokens, responses_of, seed_responses
@@ -121,10 +121,12 @@ class Loop(Inference):
         judge, reward = self.recipe.ranked_by(), self.recipe.rewarded_by()
         own = judge.of if judge and judge.of else judge
         if own and own.function:
-            code = find_code(own.function, self.recipe.search_folders(), "judge.function")
+            code = self.code_of(own.function, "judge.function")
             return {"the judge": digest_of([code.name, code.digest])}
-        if judge and judge.kind == "rubric":
-            return {"the judge": find_judge(self, judge, str(judge.rubric), self.base_policy).digest}
+        if own and own.kind == "constraints":
+            return {"the judge": digest_of(["constraints", constraints.VERSION])}
+        if own and own.kind == "rubric":
+            return {"the judge": find_judge(self, own, str(own.rubric), self.base_policy).digest}
         if reward and reward.kind == "rubric":
             options, policies, _ = self.reward_step(reward)
             return {"the judge": digest_of([options, {role: policy.digest for role, policy in policies.items()}])}
@@ -148,7 +150,7 @@ class Loop(Inference):
         if stop.patience and (worse := self.evaluator.rounds_below_best()) >= stop.patience:
             best = self.evaluator.best()
             assert best is not None
-            return f"the development score is below that of {best.name} for {worse} rounds (stop.patience)"
+            return f"the development score is below that of {best.name} for {worse} policies in a row (stop.patience)"
         if self._first_health and self._last_health:
             return gates.drifted(self._last_health, self._first_health, stop.model_dump())
         return None

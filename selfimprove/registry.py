@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 import traceback
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,34 +67,37 @@ def load_code(code: Code, where: str) -> Any:
             raise ImportError("expected module:thing, or file.py:thing")
         loaded = _load_file(code) if code.file else importlib.import_module(module)
         return getattr(loaded, thing)
-    except AttributeError as error:
-        raise InputError(f"{where}: {code.name!r} cannot be imported: {error}") from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == code.file]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
         at = f" ({code.file}, line {line})" if code.file and line else ""
-        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        kind = (
+            ""
+            if isinstance(error, ImportError) or (not frames and isinstance(error, AttributeError))
+            else f"{type(error).__name__}: "
+        )
         raise InputError(f"{where}: {code.name!r} cannot be imported{at}: {kind}{error}") from error
 
 
 def _load_file(code: Code) -> Any:
+    """The module of a file, from the very bytes that its digest is of. Its folder stays on the import path, so that
+    what its functions import beside it is found; a module beside it is imported once in a process."""
     assert code.file is not None
     path = Path(code.file)
     name = f"_selfimprove_{path.stem}_{hashlib.sha256(f'{code.file}|{code.digest}'.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != code.digest:
+        raise ImportError("the file changed while it was being read; run the same command again")
+    module = types.ModuleType(name)
+    module.__file__ = code.file
     sys.modules[name] = module  # dataclasses and pickle look their module up
-    beside = str(path.parent)  # its imports of files beside it
-    sys.path.insert(0, beside)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, code.file, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
-    finally:
-        if beside in sys.path:
-            sys.path.remove(beside)
     return module

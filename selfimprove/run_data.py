@@ -105,6 +105,11 @@ class RunData:
         reward, judge = recipe.rewarded_by(), recipe.ranked_by()
         if tests := (reward and reward.tests) or (judge and recipe.uses("code") and (judge.of or judge).tests):
             found = [_as_task(prompt, tests) for prompt in found]
+        if found and (recipe.uses("exact_match") or recipe.uses("math")) and all(p.answer is None for p in found):
+            raise InputError(
+                "data.prompts: no prompt has an `answer`, and the judge compares with it: give the column "
+                "(`fields: {answer: NAME}`), or another judge"
+            )
         if recipe.uses("constraints"):
             for prompt in found:
                 read_constraints(prompt.row.get("constraints"), f"data.prompts: prompt {prompt.id!r}")

@@ -70,6 +70,8 @@ def test_a_function_that_fails_at_some_is_missing_and_at_most_is_refused(evaluat
         ({"checker": "function"}, "checker function needs `function`"),
         ({"function": "gone.py:good"}, "no file 'gone.py'"),
         ({"function": "operator:gone"}, "has no attribute 'gone'"),
+        ({"suite": "words"}, "is the name of a suite that is there"),
+        ({"kind": ["checked"]}, "must be one of"),
         ({"chekcer": "ifeval"}, "did you mean `checker`"),
         ({"kind": "cheked"}, "did you mean 'checked'"),
         ({}, "constraints must be a list"),

@@ -17,7 +17,7 @@ from selfimprove.artefacts import Artefact, Store, read_rows
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.evaluation.outcome import Outcome
-from selfimprove.execute import ORACLE, Result, run
+from selfimprove.execute import Result, run
 from selfimprove.gates import drifted
 from selfimprove.judge_sections import JudgeOptions
 from selfimprove.judging.judges import judge_responses, lenient_scores
@@ -26,6 +26,7 @@ from selfimprove.method_sections import ExpertIteration
 from selfimprove.methods.expert_iteration import accepted_of, kept_of, pairs_of, trained_rows
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.events import EventLog
+from selfimprove.reporting.outcome import ORACLE, outcome_sentences
 from selfimprove.reporting.terminal import Progress
 
 MakeRecipe = Callable[..., Recipe]
@@ -93,6 +94,23 @@ def test_of_a_prompt_s_accepted_ones_the_best_distinct_ones_are_kept() -> None:
     assert kept(distinct=False, most_per_prompt=1) == {"a": ["one"], "b": ["z"]}
 
 
+def test_a_text_that_comes_again_stays_where_it_was_best() -> None:
+    said = responses_of(a=["A", "B", "C", "a"])
+    everything = {("a", place) for place in range(4)}
+
+    def kept_first(scores: list[float | None], most: int) -> list[str]:
+        (one,) = kept_of(said, {"a": scores}, everything, options(most_per_prompt=most))
+        return [response.text for response in one.accepted]
+
+    assert kept_first([1.0, 1.0, 1.0, 1.0], 2) == ["A", "B"]
+    assert kept_first([0.9, 0.6, 0.5, 0.7], 1) == ["A"] and kept_first([0.1, 0.6, 0.5, 0.7], 1) == ["a"]
+
+
+def test_an_oracle_accepts_from_where_the_judge_behind_it_does() -> None:
+    behind = {"kind": "exact_match", "right_from": 0.8}
+    assert accepted(judge={"kind": "oracle", "of": behind}) == accepted(judge=behind) != accepted()
+
+
 def test_mixed_only_drops_prompts_whose_responses_were_all_accepted() -> None:
     everything = {"judge": {"kind": "exact_match", "right_from": 0.0}, "distinct": False}
     assert set(kept(**everything)) == {"a", "b", "c"}
@@ -102,14 +120,18 @@ def test_mixed_only_drops_prompts_whose_responses_were_all_accepted() -> None:
 
 def test_pairs_are_of_the_same_prompt_the_best_against_the_worst() -> None:
     found = kept_of(SAID, SCORES, accepted(), options())
-    pairs = pairs_of(found, SCORES, 10)
+    pairs = pairs_of(found, SCORES)
     assert [(p.prompt.id, p.chosen.text, p.rejected.text) for p in pairs] == [
         ("a|0", "one", "two"),
         ("b|0", "z", "w"),
         ("b|1", "y", "w"),  # there is one refused response: x has no score, so it is no refused one
     ]
     assert [(p.chosen_reward, p.rejected_reward) for p in pairs] == [(1.0, 0.0), (0.9, 0.2), (0.7, 0.2)]
-    assert len(pairs_of(found, SCORES, 1)) == 2
+    same = responses_of(a=["Yes.", "yes. ", "no"])
+    (kept,) = kept_of(same, {"a": [1.0, 0.0, 0.0]}, {("a", 0)}, options())
+    assert [(p.chosen.text, p.rejected.text) for p in pairs_of([kept], {"a": [1.0, 0.0, 0.0]})] == [("Yes.", "no")]
+    (kept,) = kept_of(same, {"a": [1.0, 0.0, None]}, {("a", 0)}, options())
+    assert pairs_of([kept], {"a": [1.0, 0.0, None]}) == []  # the same text would be on both sides
 
 
 def rows(*numbers: int) -> list[dict[str, list[int]]]:
@@ -143,8 +165,12 @@ def test_the_compute_matched_control_trains_round_one_again_as_many_rows_as_this
         ({"judge": {"kind": "random", "rate": 0.5, "of": "exact_match"}}, "takes one of `rate` and `of`"),
         ({"judge": {"kind": "oracle", "of": {"kind": "random", "of": "math"}}}, "has no `of` of its own"),
         ({"top_share": 0.2}, "is for accept: top_share"),
-        ({"rows": "first_round", "replay": 1.0}, "leave `replay` out"),
+        ({"rows": "first_round", "replay": 1.0}, "leave `replay` and `pairs` out"),
         ({"pairs": True, "replay": 1.0}, "leave one of them out"),
+        ({"pairs": True, "rows": "first_round"}, "leave `replay` and `pairs` out"),
+        ({"accept": "best", "judge": {"kind": "random", "of": "exact_match"}}, "take accept: threshold"),
+        ({"judge": {"kind": "oracle", "of": "likelihood"}}, "needs `judge.right_from`"),
+        ({"judge": {"kind": "random", "of": {"kind": "rubric", "rubric": "x"}}}, "needs `judge.right_from`"),
         ({"jugde": "random"}, "did you mean `judge`"),
     ],
 )
@@ -232,6 +258,7 @@ def test_it_trains_the_very_tokens_that_it_kept(expert_recipe: MakeRecipe) -> No
     assert [event["round"] for event in rounds] == [1, 2] and sum(event["kept"] for event in rounds) == len(trained)
     for event in rounds:
         assert event["responses"] == 24 and event["kept"] <= event["accepted"]
+        assert event["pass_1"] == event["accepted_share"]
         assert event["pass_1"]["value"] == pytest.approx(event["accepted"] / 24)
         assert event["lenient_1"]["value"] >= event["pass_1"]["value"] and event["entropy"]["value"] > 0
         assert sum(prompts for _, prompts in event["without"].values()) == 6
@@ -372,6 +399,10 @@ def write_checker(folder: Path, body: str) -> None:
         ("response):\n    while 1:\n        try: time.sleep(9)\n        except Exception: pass",
          "the function took more than 0.2 s (`seconds`)"),
         ("response):\n    raise SystemExit", "the function raised SystemExit"),
+        ("response):\n    return 10 ** 400", "the function returned int, not a number"),
+        ("response):\n    from nowhere_at_all import x", "the function raised ModuleNotFoundError"),
+        ("response):\n    for _ in range(99):\n        try: time.sleep(9)\n        except: pass\n    return 1",
+         "the function took more than 0.2 s (`seconds`)"),
     ],
 )  # fmt: skip
 def test_what_a_checker_fails_at_is_missing_and_never_wrong(
@@ -394,12 +425,14 @@ def test_a_checker_that_mostly_fails_stops_the_run(expert_recipe: MakeRecipe, ti
 def test_a_checker_reads_what_it_names(make_loop: Callable[..., Loop], tiny_data: Path) -> None:
     asked = RenderedPrompt("a", (1,), "ask a", "yes", row={"limit": 2, "tags": ["x"]})
     said = Responses({"a": asked}, {"a": [Response("a", 0, (1, 2), "stop", "so")]})
+    (tiny_data / "beside.py").write_text("value = 3.5\n")
     for body, value in (
         ("response, row):\n    return row['limit'] + len(row['tags'])", 3.0),
         ("prompt, response):\n    return (prompt, response) == ('ask a', 'so')", 1.0),
         ("answer):\n    return answer == 'yes'", 1.0),
         ("question, said, truth):\n    return [question, said, truth] == ['ask a', 'so', 'yes']", 1.0),
         ("response, *, weight=7):\n    return weight", 7.0),
+        ("response):\n    from beside import value\n    return value", 3.5),
     ):
         loop = make_loop()
         write_checker(tiny_data, body)
@@ -431,6 +464,10 @@ def test_a_changed_checker_is_asked_again_and_an_unchanged_one_is_not(
         ("mine.py:short", "def short(:", r"mine\.py, line 1\): SyntaxError"),
         ("mine.py:short", "x = 1\n1 / 0", r"mine\.py, line 2\): ZeroDivisionError"),
         ("mine.py:short", "raise SystemExit(3)", "SystemExit"),
+        ("mine.py:short", "short = 3", "is no function, but int"),
+        ("mine.py:short", "def short(text): ...", "takes text; name what it reads among prompt, response"),
+        ("mine.py:short", "def short(response, prompt, gold): ...", "takes response, prompt, gold; name what it reads"),
+        ("mine.py:short", "def short(): ...", "takes nothing; name what it reads"),
     ],
 )
 def test_a_checker_that_cannot_be_had_is_said_before_anything_is_sampled(
@@ -448,6 +485,9 @@ def test_prompts_and_checker_in_one_file(expert_recipe: MakeRecipe, tiny_data: P
         "PROMPTS = [f'Tell of {w}.' for w in 'cat dog sun map pen cup'.split()]\n"
         "def held():\n    return [{'prompt': f'Say of {w}.', 'group': w} for w in ('hat', 'box')]\n"
         "def short(response):\n    return len(response.split()) <= 3\n"
+        "bad = ['Tell of cat.', {'prompt': 'Tell of dog.', 'tags': {1, 2}}]\n"
+        "def word():\n    return 'abc'\n"
+        "def leaves():\n    raise SystemExit(3)\n"
     )
     suite = {"suite": "own", "kind": "checked", "data": "own.py:held", "function": "own.py:short"}
     recipe = expert_recipe(
@@ -462,6 +502,10 @@ def test_prompts_and_checker_in_one_file(expert_recipe: MakeRecipe, tiny_data: P
     for source, said in (
         ("own.py:nothing", "has no attribute 'nothing'"),
         ("own.py:short", "raised TypeError"),
+        ("own.py:bad", "row 2: holds what JSON cannot"),
+        ("own.py:word", "expected a list of texts or of rows, found str"),
+        ("own.py:leaves", "raised SystemExit"),
+        ("own.py", "a list in it is `own.py:NAME`"),
         ("gone.py:PROMPTS", "no file 'gone.py'"),
     ):
         with pytest.raises(InputError, match=said):
@@ -527,7 +571,7 @@ def test_a_development_score_below_its_best_for_so_many_rounds_stops_the_loop(
     result = go(recipe)
     assert [event["round"] for event in events_of(result, "acceptance")] == [1, 2, 3]
     (stop,) = events_of(result, "stop")
-    assert stop["round"] == 3 and "below that of M1 for 2 rounds (stop.patience)" in stop["reason"]
+    assert stop["round"] == 3 and "below that of M1 for 2 policies in a row (stop.patience)" in stop["reason"]
     assert result.policy is not None and result.policy.name == "M1"
     assert result.kept.startswith("kept M1, the best of 4 on dev") and "stopped after round 3" in result.kept
 
@@ -547,3 +591,36 @@ def test_a_changed_constraint_is_a_changed_input(expert_recipe: MakeRecipe, tiny
     assert any(line.startswith("data.prompts changed") for line in said)
     assert any("sample M0" in line and "reused" in line for line in said)
     assert events_of(result, "acceptance")[0]["accepted"] < before
+
+
+def test_what_a_checker_cannot_say_is_in_no_share(expert_recipe: MakeRecipe, tiny_data: Path) -> None:
+    write_checker(
+        tiny_data,
+        "prompt, response):\n    if 'cat' in prompt or 'map' in prompt:\n        raise KeyError\n    return 1",
+    )
+    result = go(expert_recipe(expert_iteration={"judge": "mine.py:short"}, rounds=1, evaluate=[], seed=2))
+    (event,) = events_of(result, "acceptance")
+    ended = 1 - event["truncated_share"]
+    assert event["missing_share"] > 0 and event["pass_1"]["n"] < 6
+    assert event["pass_1"]["value"] > ended * (1 - event["missing_share"])
+    assert sum(prompts for _, prompts in event["without"].values()) == event["pass_1"]["n"]
+
+
+def test_prompts_without_answers_are_refused_where_the_judge_compares_with_them(expert_recipe: MakeRecipe) -> None:
+    for judge in ("exact_match", {"kind": "random", "of": "math"}):
+        with pytest.raises(InputError, match=r"no prompt has an `answer`"):
+            go(expert_recipe(expert_iteration={"judge": judge}, evaluate=[]))
+
+
+def test_a_kept_start_is_said(expert_recipe: MakeRecipe) -> None:
+    def event(policy: str, value: float, **more: Any) -> dict[str, Any]:
+        return {"event": "evaluation", "suite": "own", "policy": policy, "metric": "accuracy", "value": value,
+                "round": int(policy[1:]), **more}  # fmt: skip
+
+    paired = {"against": "M0", "difference": -0.2, "low": -0.3, "high": -0.1, "n": 5}
+    events = [event("M0", 0.6), event("M1", 0.4, paired=paired), {"event": "done", "policy": "M0", "oracle": True}]
+    assert outcome_sentences(events) == [
+        ORACLE,
+        "own: M0 60.0%, M1 40.0%: -20.0 points [-30.0, -10.0] with 95%, 5 items, paired; M0 is kept: no round is "
+        "better on the development suite.",
+    ]

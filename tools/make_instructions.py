@@ -2,7 +2,7 @@
 
     python tools/make_instructions.py
 
-Seeded, so that the same lists give the same files; `tests/test_instructions.py` holds them to it.
+Seeded, so that the same lists give the same files; `tests/test_constraints.py` holds them to it.
 """
 
 from __future__ import annotations

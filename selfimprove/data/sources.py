@@ -380,12 +380,19 @@ def _code_rows(name: str, search: Sequence[Path]) -> Iterator[tuple[str, Any]]:
     made = load_code(find_code(name, search, "data"), "data")
     if callable(made):
         try:
-            made = list(made())
-        except Exception as error:  # the user's code may raise anything
+            made = made()
+            made = made if isinstance(made, str | dict | set) else list(made)
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise InputError(f"{name}: raised {type(error).__name__}: {error}") from error
     if not isinstance(made, list | tuple):
         raise InputError(f"{name}: expected a list of texts or of rows, found {type(made).__name__}")
-    yield from ((f"row {n}", {"prompt": row} if isinstance(row, str) else row) for n, row in enumerate(made, 1))
+    for number, row in enumerate(made, 1):
+        values = {"prompt": row} if isinstance(row, str) else row
+        try:
+            values = json.loads(json.dumps(values, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}, row {number}: holds what JSON cannot ({error})") from error
+        yield f"row {number}", values
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -408,7 +415,8 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         except (ArrowException, OSError) as error:
             raise InputError(f"{path}: not a readable parquet file ({error})") from error
     else:
-        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; use .jsonl, .json or .parquet")
+        hint = f"; a list in it is `{path.name}:NAME`" if path.suffix == ".py" else ""
+        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; use .jsonl, .json or .parquet{hint}")
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.data.rows import Responses
@@ -15,10 +15,10 @@ from selfimprove.evaluation.outcome import Outcome
 from selfimprove.evaluation.statistics import share_interval
 from selfimprove.evaluation.suites import CheckedSuite, Loaded
 from selfimprove.judge_sections import JudgeOptions
+from selfimprove.judging.checkers import constraints
 from selfimprove.judging.functions import load_function
 from selfimprove.judging.judges import judge_responses, lenient_scores
 from selfimprove.policy import Policy
-from selfimprove.registry import find_code
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
@@ -27,17 +27,23 @@ if TYPE_CHECKING:
 _ANSWERS, _CHARACTERS = 100, 600
 
 
-def checked_by(suite: CheckedSuite, search: Sequence[Path]) -> str:
-    """What else than the suite's keys decides about an answer: a function file's digest, IFEval's tokenizers.
-    InputError where the function is not to be had."""
+def checked_by(loop: Inference, loaded: Loaded) -> str:
+    """What else than the suite's keys decides about an answer: a function file's digest, the checkers' version,
+    IFEval's tokenizers. InputError where the function is not to be had; it is looked for beside the suite's file
+    first."""
+    suite = loaded.suite
+    assert isinstance(suite, CheckedSuite)
     if suite.function is not None:
-        code = find_code(suite.function, search, f"{suite.name}: function")
-        load_function(code, f"{suite.name}: function")
+        where = f"{suite.name}: function"
+        code = loop.code_of(suite.function, where, [loaded.path.parent, *loop.recipe.search_folders()])
+        load_function(code, where)
         return str(code.digest)
+    if suite.checker == "constraints":
+        return f"constraints {constraints.VERSION}"
     if suite.checker == "ifeval":
         from selfimprove.judging.checkers.ifeval import tokenizers
 
-        return tokenizers()
+        return f"lm-eval {version('lm_eval')}, {tokenizers()}"
     return ""
 
 

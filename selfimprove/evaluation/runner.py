@@ -87,7 +87,7 @@ class Evaluator:
             if isinstance(suite, PreferenceSuite):
                 self.opponents[suite.name] = find_opponent(loop, loaded)
             if isinstance(suite, CheckedSuite):
-                self.checkers[suite.name] = checked_by(suite, recipe.search_folders())
+                self.checkers[suite.name] = checked_by(loop, loaded)
             if isinstance(suite, GradedSuite):
                 self.asks[suite.name] = find_asks(loop, loaded)
             checker = suite.checker if isinstance(suite, SelfCorrection | GradedSuite) else suite.kind

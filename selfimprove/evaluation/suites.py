@@ -85,7 +85,9 @@ def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any]
     Raises InputError for a suite that is not there, whose file or data are wrong, or that has no item.
     """
     path = shipped_suites().get(name) or next((p for s in search if (p := s / name).is_file()), None)
-    whole = path is None and change is not None and "kind" in change  # the recipe itself has the suite
+    whole = change is not None and "kind" in change and "data" in change  # the recipe itself has the suite
+    if whole and path is not None:
+        raise InputError(f"evaluate: {name!r} is the name of a suite that is there ({path}); give yours another")
     if whole:
         path = next(iter(search), Path()) / f"{name} (in the recipe)"
     if path is None:
@@ -133,7 +135,7 @@ def _parsed(path: Path, change: dict[str, Any]) -> Suite:
 
 def _checked(path: Path, values: dict[str, Any], change: dict[str, Any]) -> Suite:
     """The suite of these keys, some of which `change` had; `path` is for messages."""
-    if (kind := values.get("kind")) not in _KINDS:
+    if not isinstance(kind := values.get("kind"), str) or kind not in _KINDS:
         close = difflib.get_close_matches(str(kind), _KINDS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"{path}: not a suite: key `kind` must be one of {', '.join(_KINDS)}; found {kind!r}{hint}")

@@ -37,8 +37,23 @@ class Judged:
 def load_function(
     name: str | Code, where: str = "iterative_dpo.judge.function", search: Sequence[Path] = (Path(),)
 ) -> Callable[..., object]:
-    """The function a recipe names under the key `where`; `InputError` where it cannot be had."""
-    found: Callable[..., object] = load_code(name if isinstance(name, Code) else find_code(name, search, where), where)
+    """The function a recipe names under the key `where`; `InputError` where it cannot be had, or cannot be called."""
+    code = name if isinstance(name, Code) else find_code(name, search, where)
+    found: Callable[..., object] = load_code(code, where)
+    if not callable(found):
+        raise InputError(f"{where}: {code.name!r} is no function, but {type(found).__name__}")
+    if inspect.isfunction(found) and not _parameters(found):
+        names = list(inspect.signature(found).parameters)
+        moved = [one for place, one in enumerate(names) if one in _NAMES and _NAMES.index(one) != place]
+        try:
+            inspect.signature(found).bind("prompt", "response", "answer")
+        except TypeError:
+            moved = moved or names or ["nothing"]
+        if moved:
+            raise InputError(
+                f"{where}: {code.name!r} takes {', '.join(names) or 'nothing'}; name what it reads among "
+                f"{', '.join(_NAMES)}, or take prompt, response and answer in this order under other names"
+            )
     return found
 
 
@@ -81,40 +96,46 @@ class _TooSlow(BaseException):
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raises _TooSlow in here when the time is up; only where signals arrive, in the main thread."""
+    """Raises _TooSlow in here, again and again, once the time is up; only where signals arrive, in the main thread, and
+    between two steps of the interpreter: a long call into C is not cut short, but what comes of it does not count."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    fired = False
 
     def late(number: int, frame: Any) -> None:
+        nonlocal fired
+        fired = True
         raise _TooSlow
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if fired:
+        raise _TooSlow
 
 
 def function_verdict(function: Callable[..., object], judged: Judged, seconds: float = 10.0) -> Verdict:
     """The function's score; its failure is missing with a reason, never a score."""
-    names = _parameters(function)
+    names, value, number = _parameters(function), None, math.nan
     try:
         with _at_most(seconds):
             if names:
                 value = function(**{name: getattr(judged, name) for name in names})
             else:
                 value = function(judged.prompt, judged.response, judged.answer)
+            try:
+                number = math.nan if value is None else float(value)  # type: ignore[arg-type]
+            except Exception:  # whatever a strange number raises
+                return None, f"the function returned {type(value).__name__}, not a number"
     except _TooSlow:
         return None, f"the function took more than {seconds:g} s (`seconds`)"
     except (Exception, SystemExit) as error:  # the user's code may raise anything; its failure is not the response's
         return None, f"the function raised {type(error).__name__}"
     if value is None:
         return None, "the function returned None"
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None, f"the function returned {type(value).__name__}, not a number"
     return (number, None) if math.isfinite(number) else (None, "the function's score is not finite")

@@ -80,7 +80,7 @@ def lenient_scores(judge: JudgeOptions, responses: Responses) -> Scores | None:
     `constraints`: IFEval's loose criterion. `exact_match`: the answer stands in the response. A gain in these beside
     none in the strict ones, or the other way round, is a gain in form.
     """
-    kind = judge.of.kind if judge.of and judge.kind in ("oracle", "incorrect", "random") else judge.kind
+    kind = judge.of.kind if judge.of and judge.kind in ("oracle", "random") else judge.kind
     if kind not in ("constraints", "exact_match"):
         return None
     check = _constraints if kind == "constraints" else _exact_match

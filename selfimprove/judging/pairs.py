@@ -41,6 +41,15 @@ def best_and_worst(responses: Responses, scores: Scores, truncated: str = "keep"
     return pairs, dict(skipped)
 
 
+def alike(text: str) -> str:
+    """What two texts have in common that count as one: everything but case and white space.
+
+    >>> alike("Rain  falls.\\n") == alike("rain falls.")
+    True
+    """
+    return " ".join(text.casefold().split())
+
+
 def softened(pairs: list[Pair], confidence: float | Mapping[str, float | None], mean: float = 1.0) -> list[Pair]:
     """Pairs with a confidence: one for all, or by prompt id, where a missing one gets `mean`."""
     if isinstance(confidence, Mapping):

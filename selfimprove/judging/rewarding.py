@@ -26,6 +26,7 @@ from selfimprove.judging.functions import (
     function_step,
     function_verdict,
     load_function,
+    reads_rows,
 )
 from selfimprove.judging.math_answers import NO_ANSWER, math_verdict
 from selfimprove.judging.pool import in_order, usable_cores
@@ -172,8 +173,8 @@ def check_reward(
 ) -> None:
     """Finds what the reward needs before anything is trained; `InputError` where it is not to be had. `where`: the
     recipe's key, for messages."""
-    if reward.kind == "function":
-        load_function(str(reward.function), f"{where}.function", search)
+    if reward.kind == "function" and reads_rows(load_function(str(reward.function), f"{where}.function", search)):
+        raise InputError(f"{where}.function: a reward's function reads prompt, response and answer, and no row")
     if reward.kind == "math" and find_spec("math_verify") is None:
         raise InputError(f"{where}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'")
     if reward.kind == "code" and (problem := sandbox_problem()):

@@ -30,6 +30,7 @@ from selfimprove import gates
 from selfimprove.data.rows import Pair, RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import RunFailed
 from selfimprove.judging.judges import judge_responses, lenient_scores
+from selfimprove.judging.pairs import alike
 from selfimprove.method_sections import ExpertIteration
 from selfimprove.policy import Policy
 from selfimprove.reporting.acceptance import acceptance_figures
@@ -61,10 +62,12 @@ def expert_iteration(loop: Loop) -> Policy:
         scores, missing = judge_responses(loop, options.judge, responses, policy)
         accepted = accepted_of(responses, scores, options)
         kept = kept_of(responses, scores, accepted, options)
+        pairs = pairs_of(kept, scores) if options.pairs else []
         _report(loop, round, policy, responses, scores, accepted, kept, missing)
+        if not (pairs or kept) or (options.pairs and not pairs):
+            raise RunFailed(_nothing(round, responses, kept))
         start = base if options.restart == "base" else policy
         if options.pairs:
-            pairs = pairs_of(kept, scores, options.most_per_prompt)
             reference = loop.log_probs(responses_of(pairs), start)
             policy = loop.dpo(start, pairs, reference=reference, round=round)
         else:
@@ -89,7 +92,7 @@ def accepted_of(responses: Responses, scores: Scores, options: ExpertIteration) 
     if options.accept == "top_share":
         most = round(options.top_share * len(known))
         return set(sorted(known, key=lambda key: known[key], reverse=True)[:most])
-    return {key for key, score in known.items() if score >= options.judge.right_from}
+    return {key for key, score in known.items() if score >= options.judge.accepts_from}
 
 
 def kept_of(
@@ -109,29 +112,25 @@ def kept_of(
             continue
         ranked = [one for _, one in sorted(taken, key=lambda one: -one[0])]
         if options.distinct:
-            ranked = list({alike(one.text): one for one in reversed(ranked)}.values())[::-1]
+            first: dict[str, Response] = {}
+            for one in ranked:
+                first.setdefault(alike(one.text), one)
+            ranked = list(first.values())
         refused = [one for _, one in sorted(usable, key=lambda one: one[0]) if (prompt.id, one.index) not in accepted]
         found.append(Kept(prompt, ranked[: options.most_per_prompt], refused))
     return found
 
 
-def alike(text: str) -> str:
-    """What two texts have in common that count as one: everything but case and white space.
-
-    >>> alike("Rain  falls.\\n") == alike("rain falls.")
-    True
-    """
-    return " ".join(text.casefold().split())
-
-
-def pairs_of(kept: Sequence[Kept], scores: Scores, most_per_prompt: int) -> list[Pair]:
-    """Accepted against refused responses of a prompt, the best with the worst and so on; of the shorter side each is
-    used again in turn, so that a prompt has as many pairs as kept responses, at most `most_per_prompt`."""
+def pairs_of(kept: Sequence[Kept], scores: Scores) -> list[Pair]:
+    """Each kept response against a refused one of its prompt, the best against the worst and so on; where fewer were
+    refused than kept, these are used again in turn. No pair has the same text on both sides."""
     pairs = []
     for one in kept:
-        refused = [response for response in one.refused if alike(response.text)]
-        for place, good in enumerate(one.accepted[:most_per_prompt] if refused else ()):
-            bad = refused[place % len(refused)]
+        for place, good in enumerate(one.accepted):
+            others = [bad for bad in one.refused if alike(bad.text) not in ("", alike(good.text))]
+            if not others:
+                continue
+            bad = others[place % len(others)]
             values = [float(scores[one.prompt.id][response.index] or 0.0) for response in (good, bad)]
             own = f"{one.prompt.id}|{place}"  # a prompt may have several pairs, and each has log-probs of its own
             chosen, rejected = (replace(response, prompt_id=own) for response in (good, bad))
@@ -170,7 +169,7 @@ def _report(
     kept: Sequence[Kept],
     missing: Mapping[str, int],
 ) -> None:
-    """Writes what the round accepted, and stops where the judge fails or nothing can be trained."""
+    """Writes what the round accepted, and stops where the judge mostly fails."""
     recipe, options = loop.recipe, loop.recipe.expert_iteration
     figures: dict[str, Any] = acceptance_figures(
         responses,
@@ -178,21 +177,23 @@ def _report(
         accepted,
         {one.prompt.id: one.accepted for one in kept},
         lenient_scores(options.judge, responses) if options.accept == "threshold" else None,
-        options.judge.right_from,
+        options.accept == "threshold",
     )
     judge = options.judge
     figures |= {"judge": judge.label, "oracle": recipe.oracle, "policy": policy.name, "missing": dict(missing)}
     loop.events.emit("acceptance", f"{round.number}|{responses.sampled_by}", round=round.number, **figures)
     loop.check(gates.judge_health(figures["missing_share"], 0.0, recipe.gates.model_dump()))
-    usable = [one for one in kept if one.refused or not options.pairs]
-    if usable:
-        return
+
+
+def _nothing(round: Round, responses: Responses, kept: Sequence[Kept]) -> str:
+    """Why a round has nothing to train on, and what to do."""
     groups = Counter(prompt.group or "all" for prompt in responses.prompts.values())
     none = ", ".join(f"{group} ({many} prompts)" for group, many in groups.items())
-    what = "no response was accepted" if not kept else "no prompt has both accepted and refused responses"
-    raise RunFailed(
+    what = "no prompt has both kept and refused responses" if kept else "no response was accepted"
+    cut = sum(one.finish == "length" for one in responses.all()) / len(responses.all())
+    return (
         f"round {round.number}: {what}, so there is nothing to train on. Kinds of prompts with none: {none}. Sample "
         "more (sampling.n), or hotter (sampling.temperature), give prompts that the model gets right sometimes, raise "
-        f"sampling.max_new_tokens (truncated responses are never accepted: {figures['truncated_share']:.0%} here), or "
-        "look at the responses in the sampling step's folder and at what the judge says of them"
+        f"sampling.max_new_tokens (truncated responses are never accepted: {cut:.0%} here), or look at the responses "
+        "in the sampling step's folder and at what the judge says of them"
     )

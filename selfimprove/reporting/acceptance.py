@@ -9,7 +9,7 @@ import numpy as np
 
 from selfimprove.data.rows import Response, Responses, Scores
 from selfimprove.evaluation.statistics import bootstrap_interval, share_interval
-from selfimprove.gates import response_health
+from selfimprove.judging.pairs import alike
 
 _EXAMPLES = 6
 
@@ -20,42 +20,51 @@ def acceptance_figures(
     accepted: set[tuple[str, int]],
     kept: Mapping[str, Sequence[Response]],
     lenient: Scores | None,
-    right_from: float,
+    by_threshold: bool,
 ) -> dict[str, Any]:
-    """The `acceptance` event. Intervals are over prompts.
+    """The `acceptance` event. Intervals are over prompts; responses whose score is missing are in no share.
 
-    `pass_1`: the mean share of a prompt's responses that were accepted, `pass_k` the share of prompts with any among
-    their k; `lenient_1` and `lenient_k` the same by the lenient check, where there is one. `entropy`: mean -log p of
-    the samples' tokens (nats), the policy's entropy at temperature 1 and top_p 1. `distinct`: different accepted texts
-    of a prompt, over prompts that have any. `without`: by group, prompts with nothing accepted, and all prompts.
+    `accepted_share`: the mean share of a prompt's responses that were accepted. Where a threshold decided, so that
+    accepted means right, it is `pass_1` too, and `pass_k` is the share of prompts with any among their k; `lenient_1`
+    is pass@1 by the lenient check, where there is one. `distinct`: different accepted texts of a prompt, over prompts
+    that have any. `entropy`: mean -log p of the samples' tokens (nats), the policy's entropy at temperature 1 and top_p
+    1. `without`: by group, prompts with nothing accepted, and all prompts.
     """
     prompts = list(responses.prompts.values())
     everything = responses.all()
-    right = [[float((p.id, one.index) in accepted) for one in responses.by_prompt[p.id]] for p in prompts]
+    right: list[list[float]] = []
     without: dict[str, list[int]] = {}
-    for prompt, row in zip(prompts, right, strict=True):
-        counted = without.setdefault(prompt.group or "all", [0, 0])
-        counted[0] += not any(row)
-        counted[1] += 1
-    distinct = [len(rows) for rows in kept.values()]
+    distinct = []
+    for prompt in prompts:
+        rows = responses.by_prompt[prompt.id]
+        known = [one for one in rows if scores[prompt.id][one.index] is not None]
+        taken = [one for one in known if (prompt.id, one.index) in accepted]
+        if taken:
+            distinct.append(float(len({alike(one.text) for one in taken})))
+        if known:
+            right.append([float(one in taken) for one in known])
+            counted = without.setdefault(prompt.group or "all", [0, 0])
+            counted[0] += not taken
+            counted[1] += 1
     lost = sum(score is None for row in scores.values() for score in row)
-    forgiving = lenient and [[float((value or 0.0) >= right_from) for value in lenient[p.id]] for p in prompts]
+    share = _shares([float(np.mean(row)) for row in right]) if right else None
+    forgiving = lenient and [[value for value in lenient[p.id] if value is not None] for p in prompts]
+    forgiving = forgiving and [row for row in forgiving if row]
     return {
         "prompts": len(prompts),
         "responses": len(everything),
-        "k": max(map(len, right)),
+        "k": max(map(len, responses.by_prompt.values())),
         "accepted": len(accepted),
-        "kept": sum(distinct),
-        "pass_1": _shares([float(np.mean(row)) for row in right]),
-        "pass_k": _shares([float(any(row)) for row in right]),
+        "kept": sum(map(len, kept.values())),
+        "accepted_share": share,
+        "pass_1": share if by_threshold else None,
+        "pass_k": _shares([float(any(row)) for row in right]) if right and by_threshold else None,
         "lenient_1": _shares([float(np.mean(row)) for row in forgiving]) if forgiving else None,
-        "lenient_k": _shares([float(any(row)) for row in forgiving]) if forgiving else None,
-        "distinct": _means([float(many) for many in distinct]) if distinct else None,
+        "distinct": _means(distinct) if distinct else None,
         "entropy": _entropy(responses),
         "without": without,
         "missing_share": lost / len(everything),
         "truncated_share": sum(one.finish == "length" for one in everything) / len(everything),
-        "health": response_health(list(responses.by_prompt.values())),
         "examples": _examples(responses, kept),
     }
 

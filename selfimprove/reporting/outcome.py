@@ -34,7 +34,7 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
     judged. Nothing where fewer than two policies were measured."""
     done = next(reversed(of_kind(events, "done")), {})
     run = next(reversed(of_kind(events, "run")), {})
-    found = []
+    found = [ORACLE] if done.get("oracle") or _oracle_recipe(run) else []
     for suite, by_policy in evaluations_of(events).items():
         first, last = _first_and_kept(events, by_policy)
         if first is None or last is None:
@@ -52,9 +52,9 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
             low, high = number(paired.get("low")), number(paired.get("high"))
             if low is not None and high is not None and low <= 0 <= high:
                 sentence += "; not told from noise"
+        if text(done.get("policy")) == text(first.get("policy")):
+            sentence += f"; {text(first.get('policy'))} is kept: no round is better on the development suite"
         found.append(sentence + ".")
-    if found and (done.get("oracle") or _oracle_recipe(run)):
-        found.insert(0, ORACLE)
     return found
 
 
@@ -67,10 +67,10 @@ def _first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tup
     """The first policy's evaluation and the kept one's (the last, while the run goes on); None unless they differ."""
     done = next(reversed(of_kind(events, "done")), {})
     measured = [policy for policy in policies_of(events) if policy in by_policy]
-    kept = text(done.get("policy"))
-    last = kept if kept in measured else measured[-1] if measured else ""
-    if len(measured) < 2 or last == measured[0]:
+    if len(measured) < 2:
         return None, None
+    kept = text(done.get("policy"))
+    last = kept if kept in measured[1:] else measured[-1]  # where the first is kept, what the rounds came to is said
     return by_policy[measured[0]], by_policy[last]
 
 
@@ -84,11 +84,9 @@ def before_after(events: Sequence[Event], most: int = 8) -> tuple[str, Table]:
         first, last = _first_and_kept(events, by_policy)
         if first is None or last is None:
             continue
-        after = {text(one.get("prompt")): one for one in as_list(last.get("answers"))}
         columns[2], columns[4] = text(first.get("policy")), text(last.get("policy"))
-        for one in as_list(first.get("answers")):
-            other = after.get(text(one.get("prompt")))
-            if other is None:
+        for one, other in zip(as_list(first.get("answers")), as_list(last.get("answers")), strict=False):
+            if text(one.get("prompt")) != text(other.get("prompt")):
                 continue
             seen += 1
             marks = _mark(one.get("value")), _mark(other.get("value"))
@@ -121,7 +119,7 @@ def acceptance_table(events: Sequence[Event]) -> Table:
                 count(event.get("responses")),
                 count(event.get("accepted")),
                 count(event.get("kept")),
-                rate(event.get("pass_1")),
+                rate(event.get("accepted_share")),
                 rate(event.get("lenient_1")),
                 rate(event.get("pass_k")),
                 count(event.get("k")),
@@ -131,7 +129,7 @@ def acceptance_table(events: Sequence[Event]) -> Table:
                 counts(event.get("missing")),
             ]
         )
-    columns = ["round", "samples of", "judge", "prompts", "responses", "accepted", "kept", "pass@1, % [95%]"]
+    columns = ["round", "samples of", "judge", "prompts", "responses", "accepted", "kept", "accepted, % [95%]"]
     columns += ["lenient, % [95%]", "pass@k, % [95%]", "k", "distinct accepted a prompt [95%]"]
     return Table([*columns, "-log p, nats per token [95%]", "truncated, %", "missing"], rows)
 

@@ -148,8 +148,9 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
         (
             "acceptance",
             "What was accepted?",
-            "pass@1: the share of responses that were accepted; pass@k: of prompts with any among their k; lenient: by "
-            "a check that forgives the form. Intervals are over prompts. Truncated responses are never accepted. "
+            "Accepted: the share of responses, which is pass@1 where a judge's threshold decided; pass@k: of prompts "
+            "with any among their k; lenient: by a check that forgives the form. Intervals are over prompts. Truncated "
+            "responses are never accepted. Kept: distinct ones, at most so many a prompt. "
             "-log p is the mean over samples, which is the entropy at temperature 1 and top_p 1. "
             + outcome.never_accepted(events),
             [

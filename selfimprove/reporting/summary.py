@@ -295,7 +295,7 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
                 tau=with_interval(tau_of(made) if made else None, "mean", digits=2, sign=True),
                 consistency=fixed(dig(made, "consistency", "mean"), 2),
                 pairs=count(dig(made, "pairs")),
-                accepted=rate(dig(taken_in, "pass_1", "value")),
+                accepted=rate(dig(taken_in, "accepted_share", "value")),
                 kept=count(dig(taken_in, "kept")),
                 right=right,
                 right_share=right.partition(" ")[0],

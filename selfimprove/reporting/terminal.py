@@ -189,7 +189,7 @@ def rounds_table(events: Sequence[Event]) -> Table:
     said = {
         "C": "C: ranking consistency",
         "accepted\n%": "accepted: of the round's samples",
-        "kept": "kept: trained on",
+        "kept": "kept: distinct, capped",
     }
     said |= {"right\n%": "right: labels that prefer the right answer", "|h|": "|h|: mean trained margin"}
     named = "; ".join(text for header, text in said.items() if header in shown)
