@@ -269,9 +269,9 @@ def test_dpo_start_gate_knows_a_wrong_reference(loss: float, margin: float, same
     assert verdict.passed is passed
 
 
-def first_word_only(prompt: str, answer: str, reference: str | None) -> float | None:
+def first_word_only(prompt: str, response: str) -> float | None:
     """A judge that has an opinion on two of twelve words (for the test below)."""
-    return float(len(answer)) + math.sin(sum(map(ord, answer))) if "cat" in prompt or "dog" in prompt else None
+    return float(len(response)) + math.sin(sum(map(ord, response))) if "cat" in prompt or "dog" in prompt else None
 
 
 def test_judge_health_gate_stops_a_run_whose_judge_mostly_fails(tiny_recipe: MakeRecipe) -> None:

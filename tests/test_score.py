@@ -744,7 +744,7 @@ def test_vllm_samples_from_the_weights_of_every_update(
 def test_the_real_model_through_the_shipped_recipe(tmp_path: Path) -> None:
     """One update a stage of SmolLM2: that what is shipped runs."""
     options = [
-        *("model=smollm2-135m-instruct", f"output={tmp_path / 'run'}", f"score.reward={HALF}", "evaluate=[]"),
+        *("seed=1", "model=smollm2-135m-instruct", f"output={tmp_path / 'run'}", f"score.reward={HALF}", "evaluate=[]"),
         *("score.stage_one.updates=1", "score.stage_two.updates=1", "score.probe_prompts=2", "training.batch_size=8"),
         *("sampling.backend=transformers", "sampling.max_new_tokens=5"),
     ]

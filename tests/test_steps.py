@@ -208,7 +208,8 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "evaluate.change": {"evaluate": [{"suite": "suite.yaml", "max_new_tokens": 3}]},
     "policies": {},  # method evaluate alone has it
     "evaluate_limit": {"evaluate_limit": 2},
-    "development": {"evaluate": [], "development": "suite.yaml"},
+    "development.suite": {"evaluate": [], "development": "suite.yaml"},
+    "development.change": {"evaluate": [], "development": {"suite": "suite.yaml", "max_new_tokens": 3}},
     "keep": {"evaluate": [], "development": "suite.yaml", "keep": "best"},
     "stop.patience": {"evaluate": [], "development": "suite.yaml", "stop": {"patience": 1}},
     **{f"stop.{name}": {"stop": {name: 0.5}} for name in ("distinct", "entropy", "length")},
@@ -222,7 +223,11 @@ CHOOSES_INPUTS |= {
 CHOOSES_INPUTS |= {
     option.replace("iterative_dpo", "expert_iteration"): {
         "method": "expert_iteration",
-        "expert_iteration": {"accept": "best", **change["iterative_dpo"]},
+        # a random judge at a rate goes with a threshold, others need not have one
+        "expert_iteration": {
+            **({} if {"rate", "of"} & set(change["iterative_dpo"]["judge"]) else {"accept": "best"}),
+            **change["iterative_dpo"],
+        },
     }
     for option, change in _JUDGES.items()
 }

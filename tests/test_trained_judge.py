@@ -110,7 +110,9 @@ def test_a_judge_ranks_in_the_place_of_the_implicit_reward(
     method: str, tiny_recipe: MakeRecipe, judge: Path, by_hand: Callable[..., float], tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(method, judge=str(judge), evaluate=[])
-    assert recipe.judge == JudgeOptions(kind="rubric", rubric=str(judge)) == again(recipe, tmp_path).judge
+    assert (
+        recipe.judge == JudgeOptions(kind="rubric", rubric=str(judge), right_from=4.5) == again(recipe, tmp_path).judge
+    )
     result = go(recipe)
     rounds = events_of(result, "round")
     assert [event["judge"] for event in rounds] == [f"rubric {judge}"] * 2
@@ -167,7 +169,7 @@ def test_in_iterative_dpo_it_is_the_sections_own_judge(
 @pytest.mark.parametrize("method", ["sft", "dpo", "score", "evaluate"])
 def test_other_methods_have_no_use_for_it(method: str, tiny_recipe: MakeRecipe, judge: Path) -> None:
     changes: dict[str, Any] = {"training": {"batch_size": 6}} if method == "score" else {}
-    with pytest.raises(InputError, match=f"`judge` ranks the responses of .* nothing with method '{method}'"):
+    with pytest.raises(InputError, match=f"`judge` is for cream, .* nothing with method '{method}'"):
         tiny_recipe(method, judge=str(judge), **changes)
     assert "\njudge:" not in tiny_recipe(method, **changes).as_yaml()
 
@@ -468,8 +470,7 @@ def test_a_reader_is_read_from_its_folder_alone(judge: Path) -> None:
         return section.model_validate(yaml.safe_load(str(judge))).model_dump(exclude_unset=True)
 
     assert read(Reader) == {"rubric": str(judge)}
-    assert read(JudgeOptions) == {"rubric": str(judge), "kind": "rubric"}
-    assert read(Reward) == {"rubric": str(judge), "kind": "rubric", "right_from": 4.5}
+    assert read(JudgeOptions) == {"rubric": str(judge), "kind": "rubric", "right_from": 4.5} == read(Reward)
 
 
 def test_a_base_is_named_as_other_machines_know_it(
