@@ -64,7 +64,7 @@ def expert_iteration(loop: Loop) -> Policy:
         kept = kept_of(responses, scores, accepted, options)
         pairs = pairs_of(kept, scores) if options.pairs else []
         _report(loop, round, policy, responses, scores, accepted, kept, missing)
-        if not (pairs or kept) or (options.pairs and not pairs):
+        if not (pairs if options.pairs else kept):
             raise RunFailed(_nothing(round, responses, kept))
         start = base if options.restart == "base" else policy
         if options.pairs:
