@@ -29,12 +29,14 @@ class Results:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
-    def row(self, arm: str, round: int, suite: str, seed: int | str = "all") -> Row:
-        """The one row of an arm after a round; KeyError where it was not measured."""
+    def row(self, arm: str, round: int, suite: str, seed: int | str = "all", policy: str = "") -> Row:
+        """The one row of an arm after a round (round 0 may hold M0 and M1: say which `policy`); KeyError where it was
+        not measured."""
         found = [
             row
             for row in self.rows
             if (row["arm"], row["round"], row["suite"], row["seed"]) == (arm, round, suite, seed)
+            and policy in ("", row["policy"])
         ]
         if len(found) != 1:
             raise KeyError(f"{len(found)} rows of {arm}, round {round}, {suite}, seed {seed}")
@@ -43,9 +45,11 @@ class Results:
     def seeds(self) -> list[int]:
         return sorted({row["seed"] for row in self.rows if row["seed"] != "all"})
 
-    def show(self, arm: str, round: int, suite: str, column: str = "value", seed: int | str = "all") -> str:
+    def show(
+        self, arm: str, round: int, suite: str, column: str = "value", seed: int | str = "all", policy: str = ""
+    ) -> str:
         """`12.3 [10.1, 14.5]` in percent, or points with their sign; empty where there is nothing."""
-        return shown(self.row(arm, round, suite, seed), column)
+        return shown(self.row(arm, round, suite, seed, policy), column)
 
     def claims(self, study: Row) -> list[Row]:
         """The study's claims with what was found: Holm's p, and the verdict in words."""
@@ -84,7 +88,7 @@ def page(name: str) -> str:
     folder = HERE / name
     study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     found = {
-        path.stem: Results(json.loads(path.read_text(encoding="utf-8")))
+        path.stem.replace("-", "_"): Results(json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(folder.glob("results*.json"))
     }
     environment = Environment(
