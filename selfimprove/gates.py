@@ -48,7 +48,7 @@ def rendered_pairs(tokenizer: Any, pairs: Sequence[Pair], stops: Sequence[int]) 
     verdict = rendering(tokenizer, prompts)
     for response in [r for pair in pairs for r in (pair.chosen, pair.rejected)]:
         ends = response.ids[-1] in stops
-        if ends != (response.finish == "stop"):
+        if ends != (response.finish == "stop") and not response.open_thought:
             problem = (
                 f"response {response.prompt_id}/{response.index} has finish={response.finish!r}, but its last token "
             )

@@ -14,6 +14,7 @@ from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
+from selfimprove.data.thoughts import opens_thought, said
 from selfimprove.errors import InputError
 from selfimprove.floor import step_floor
 from selfimprove.judge_sections import JudgeOptions, Reader, Reward
@@ -29,13 +30,17 @@ from selfimprove.run_data import context_tokens
 from selfimprove.sampling import choose_backend
 from selfimprove.steps import StepRequest, run_step
 
+# So many last tokens of a prompt show whether its template opened a thought.
+_OPENING = 16
+
 
 class Written(NamedTuple):
-    """What a policy answered to a question, and how many tokens it read and wrote."""
+    """What a policy answered to a question, how many tokens it read and wrote, and whether it was `cut` off."""
 
     text: str
     prompt_tokens: int
     tokens: int
+    cut: bool = False
 
 
 class Inference(Record):
@@ -121,10 +126,13 @@ class Inference(Record):
                 total=n * len(prompts),
             )
         )
-        by_prompt: dict[str, list[Response]] = {}
+        tokenizer, by_prompt = load_tokenizer(policy), dict[str, list[Response]]()
+        opened = {p.id for p in prompts if opens_thought(tokenizer.decode(p.prompt_ids[-_OPENING:]))}
         for row in artefact.rows():
+            text = said(tokenizer, row["ids"], row["text"], row["prompt_id"] in opened)
+            finish = "length" if text is None else row["finish"]
             response = Response(
-                row["prompt_id"], row["index"], tuple(row["ids"]), row["finish"], row["text"], row["log_prob"]
+                row["prompt_id"], row["index"], tuple(row["ids"]), finish, text or "", row["log_prob"], text is None
             )
             by_prompt.setdefault(response.prompt_id, []).append(response)
         return Responses({p.id: p for p in prompts}, by_prompt, sampled_by=policy.digest)
@@ -230,7 +238,7 @@ class Inference(Record):
             {
                 "prompt_id": prompt.id,
                 "index": response.index,
-                "prompt": prompt.text,
+                "prompt": prompt.conversation if reward.kind in ("rubric", "reward_model") else prompt.text,
                 "text": response.text,
                 "answer": prompt.answer,
                 "truncated": response.finish == "length",
@@ -274,7 +282,10 @@ class Inference(Record):
             max_new_tokens=new_tokens,
         )
         read = {prompt.id: len(prompt.prompt_ids) for prompt in rendered}
-        return {one.prompt_id: Written(one.text, read[one.prompt_id], len(one.ids)) for one in answers.all()}
+        return {
+            one.prompt_id: Written(one.text, read[one.prompt_id], len(one.ids), one.finish == "length")
+            for one in answers.all()
+        }
 
     def rendered_for(
         self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str

@@ -87,12 +87,14 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
         options["checkpoint_steps"] = training.checkpoint_steps
     bounds = loop.recipe.gates.model_dump()
     disabled = list(bounds.pop("disabled"))
+    reads_all = score.reward.kind in ("rubric", "reward_model")
+    seen = (lambda p: p.conversation) if reads_all else (lambda p: p.text)
     trained, artefact = loop.train(
         "score",
         start,
         options,
         "prompts",
-        [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids), "text": p.text, "answer": p.answer} for p in prompts],
+        [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids), "text": seen(p), "answer": p.answer} for p in prompts],
         label=f"SCoRe Stage {'I' * number} {start.name} to M{len(loop.made) + 1}",
         steps=own.updates * score.passes,
         policies={"base": loop.base_policy, **reward_policies},

@@ -260,7 +260,7 @@ def test_a_judge_policy_scores_and_what_it_does_not_say_is_missing(
     read = checker(rubric_folder, kind="rubric", rubric="mine", model=str(judge_model))
     assert read.check(said("three", "four", "three")) == [Rewarded(4.0)] * 3
     nonsense = checker(rubric_folder, kind="rubric", rubric="mine", model=str(tiny_model))
-    assert nonsense.check(said("three")) == [Rewarded(None, missing="the verdict has no score")]
+    assert nonsense.check(said("three")) == [Rewarded(None, missing="the verdict was cut off by the length limit")]
 
 
 def test_a_judge_is_shown_the_reference_where_the_rubric_can(rubric_folder: Path, judge_model: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_template_without_a_system_turn_can_judge(rubric_folder: Path, tmp_pat
     )
     model = save_tiny_model(tmp_path / "gemma", seed=2, template=template)
     (found,) = checker(rubric_folder, kind="rubric", rubric="mine", model=str(model)).check(said("three"))
-    assert found == Rewarded(None, missing="the verdict has no score")
+    assert found == Rewarded(None, missing="the verdict was cut off by the length limit")
 
 
 def test_a_reward_models_scores_are_those_of_its_own_step(

@@ -27,12 +27,21 @@ class RenderedPrompt:
     messages: tuple[dict[str, str], ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def conversation(self) -> str:
+        """The whole prompt as text: the user's turn alone, or every turn under its role."""
+        if len(self.messages) < 2:
+            return self.text
+        return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in self.messages)
+
 
 @dataclass(frozen=True)
 class Response:
     """One sampled response, token for token. `finish`: "stop" or "length" (truncated: no end-of-turn token).
 
-    `sampler_log_prob` is summed over tokens (nats), as the sampler saw it.
+    `text` is the answer: what follows the last thought of `ids` (`data/thoughts.py`). A response that ends within a
+    thought is `open_thought`: its finish is "length" and its text empty. `sampler_log_prob` is summed over tokens
+    (nats), as the sampler saw it.
     """
 
     prompt_id: str
@@ -41,6 +50,7 @@ class Response:
     finish: str
     text: str
     sampler_log_prob: float | None = None
+    open_thought: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
 
 if TYPE_CHECKING:
-    from selfimprove.inference import Inference
+    from selfimprove.inference import Inference, Written
 
 
 _OWN = "its own model"
@@ -144,12 +144,16 @@ def ask_judge(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[Me
     if judge.rubric.options.parser in ("labels", "digits"):
         return _by_first_tokens(loop, judge, judge.policy, questions, label)
     written = loop.ask(judge.policy, questions, judge.rubric.max_new_tokens, label)
-    verdicts = {id: judge.rubric.parse(written[id].text) if id in written else (None, _TOO_LONG) for id in questions}
+    verdicts = {id: _parsed(judge.rubric, written.get(id)) for id in questions}
     tokens = [sum(counts) for counts in zip(*((w.prompt_tokens, w.tokens) for w in written.values()), strict=True)]
     return Asked(verdicts, {id: one.text for id, one in written.items()}, Cost(len(written), *tokens))
 
 
 _TOO_LONG = "longer than the judge's context"
+
+
+def _parsed(rubric: Rubric, one: Written | None) -> Verdict:
+    return (None, _TOO_LONG) if one is None else rubric.parse(one.text, cut=one.cut)
 
 
 def _by_first_tokens(
@@ -195,7 +199,11 @@ def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[M
     found: dict[str, tuple[Verdict, str]] = {}
     for row in rows:
         listed = json.loads(row["log_probs"]) if log_probs and row["log_probs"] else None
-        verdict = (None, row["missing"]) if row["missing"] else judge.rubric.parse(row["text"], listed)
+        verdict = (
+            (None, row["missing"])
+            if row["missing"]
+            else judge.rubric.parse(row["text"], listed, cut=bool(row.get("cut")))
+        )
         found[row["prompt_id"]] = verdict, row["text"]
     plain = sum(not row["log_probs"] for row in rows if not row["missing"])
     if log_probs and plain:

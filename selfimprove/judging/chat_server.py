@@ -36,7 +36,10 @@ _REFUSALS = 8
 _UNANSWERED = 0.1
 # The client waits for so long at most where the server sends Retry-After.
 _PATIENCE = 120.0
-_NO_ANSWER = {"text": "", "log_probs": None, "missing": None, "model": "", "input_tokens": 0, "output_tokens": 0}
+_NO_ANSWER = {
+    "text": "", "log_probs": None, "missing": None, "model": "", "input_tokens": 0, "output_tokens": 0,
+    "cut": False,
+}  # fmt: skip
 
 
 class ChatServer:
@@ -54,7 +57,8 @@ class ChatServer:
 
     def ask(self, questions: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> list[dict[str, Any]]:
         """One row for each question, in order: `text`, `log_probs` (JSON of {token: nats}, or None), `missing` (a
-        reason, or None), `model` (as the server names it), `input_tokens` and `output_tokens` as the server counts.
+        reason, or None), `model` (as the server names it), `input_tokens` and `output_tokens` as the server counts,
+        `cut` (whether the length limit ended the answer).
 
         Raises InputError where the server refuses everything, RunFailed where it leaves questions without an answer.
         """
@@ -218,6 +222,7 @@ class ChatServer:
             "model": model,
             "input_tokens": tokens[0],
             "output_tokens": tokens[1],
+            "cut": choices[0].get("finish_reason") == "length",
         }
 
     def _first_token(self, given: Any) -> str | None:

@@ -45,7 +45,7 @@ def expected_digit(log_probs: Mapping[str, float]) -> Verdict:
 
 def stated_digit(text: str) -> Verdict:
     """The digit that the judge's answer begins with, where its log-probs are not known."""
-    if found := re.match(r"\s*([0-9])(?!\d|\.\d)", text):
+    if found := re.match(r"\s*([0-9])(?!\d|[.,]\d)", text):
         return float(found[1]), None
     return None, "the judge's answer does not begin with a digit"
 

@@ -178,7 +178,9 @@ def _rubric_verdicts(
 ) -> dict[str, list[Verdict]]:
     found = find_judge(loop, judge, str(judge.rubric), policy)
     asked = {
-        f"{prompt.id}#{response.index}": found.rubric.messages({"instruction": prompt.text, "response": response.text})
+        f"{prompt.id}#{response.index}": found.rubric.messages(
+            {"instruction": prompt.conversation, "response": response.text}
+        )
         for prompt, its_responses in responses
         for response in its_responses
     }

@@ -75,7 +75,8 @@ class PolicyReader:
         found: list[Verdict] = [(None, _TOO_LONG)] * len(asked)
         for place, (one,) in zip(fitting, sampled, strict=True):
             if one.log_prob is None or math.isfinite(one.log_prob):
-                verdict = self._rubric.parse(self._tokenizer.decode(one.ids, skip_special_tokens=True))
+                text = self._tokenizer.decode(one.ids, skip_special_tokens=True)
+                verdict = self._rubric.parse(text, cut=one.finish == "length")
             else:
                 verdict = None, "the judge's log-probs are not finite"
             found[place] = verdict
@@ -127,7 +128,9 @@ class ServerReader:
         return [(None, row["missing"]) if row["missing"] else self._read(row) for row in rows]
 
     def _read(self, row: Mapping[str, Any]) -> Verdict:
-        return self._rubric.parse(row["text"], json.loads(row["log_probs"]) if row["log_probs"] else None)
+        return self._rubric.parse(
+            row["text"], json.loads(row["log_probs"]) if row["log_probs"] else None, cut=bool(row.get("cut"))
+        )
 
 
 def _question(tokenizer: Any, rubric: Rubric, one: Answered) -> tuple[int, ...]:

@@ -21,12 +21,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfimprove.chat import Message
+from selfimprove.data.thoughts import answer_of
 from selfimprove.errors import InputError
 from selfimprove.judging.digits import expected_digit, stated_digit
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.named_scores import named_scores
 from selfimprove.judging.pairwise import label_preference, named_winner
 from selfimprove.shipped import suites_folder
+from selfimprove.strict_yaml import load_yaml
 
 # The end of a file's name (`prompt-turn-2.txt`), and what its prompt may and what it must hold.
 VARIANTS = ("", "turn-2", "reference", "reference-turn-2")
@@ -46,7 +48,7 @@ _GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*"  # white space, and what takes no
 # A key that came later is in no digest where it is not used, so that rubrics without it keep theirs.
 _NEW = ("names",)
 # Part of every digest. Raise it when a parser here, or what is done to texts, changes.
-_READING = 1
+_READING = 2
 
 
 class RubricOptions(BaseModel):
@@ -188,7 +190,7 @@ class Rubric:
             )
         return self.messages({"instruction": instruction, "response": response})[-1]["content"]
 
-    def parse(self, verdict: str, log_probs: Mapping[str, float] | None = None) -> Verdict:
+    def parse(self, verdict: str, log_probs: Mapping[str, float] | None = None, cut: bool = False) -> Verdict:
         """(value, None), or (None, reason): a verdict that cannot be read is missing, not a low score.
 
         Of one response: its score, within `low` and `high`. Of a pair: the probability that the output shown first is
@@ -197,12 +199,21 @@ class Rubric:
         Args:
             verdict: the judge's answer.
             log_probs: log-probability (nats) of the likeliest first tokens of that answer, by token.
+            cut: whether the length limit ended the answer: then it is missing, but where its first token is all.
+
+        A verdict is what follows the judge's thoughts; what it weighed there is none.
         """
         options = self.options
+        answer = answer_of(verdict)
         if options.labels is not None:
-            return label_preference(verdict, log_probs, *options.labels)
+            return label_preference(answer or "", log_probs, *options.labels)
         if options.parser == "digits":
-            return expected_digit(log_probs) if log_probs else stated_digit(verdict)
+            return expected_digit(log_probs) if log_probs else stated_digit(answer or "")
+        if cut:
+            return None, "the verdict was cut off by the length limit"
+        if answer is None:
+            return None, "the verdict ends within a thought"
+        verdict = answer
         if options.parser == "verdict":
             return named_winner(verdict)
         if options.names is not None:
@@ -224,8 +235,10 @@ class Rubric:
 
 
 def _last_score(verdict: str) -> float | None:
-    found = re.findall(r"score[\s*_]*[:=][\s*_]*(-?\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
-    return float(found[-1]) if found else None
+    found = re.findall(r"score[\s*_]*[:=][\s*_]*(-?\d+(?:[.,]\d+)?)", verdict, flags=re.IGNORECASE)
+    if not found or re.search(r",\d{3}", found[-1]):  # "4,500": thousands here, thousandths there
+        return None
+    return float(found[-1].replace(",", "."))
 
 
 def _first_rating(verdict: str) -> float | None:
@@ -318,7 +331,7 @@ def write_rubric(rubric: Rubric, folder: Path) -> None:
 def _options(file: Path) -> RubricOptions:
     text = _text(file)
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

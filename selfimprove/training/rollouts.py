@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfimprove.chat import append_turn
+from selfimprove.data.thoughts import said
 from selfimprove.sampling import Decoding, Request, Sampled, Sampler, response_seed
 
 
@@ -165,5 +166,5 @@ _quiet: Callable[[int], None] = lambda n: None  # noqa: E731
 
 
 def _attempt(sampled: Sampled, tokenizer: Any) -> Attempt:
-    text = tokenizer.decode(sampled.ids, skip_special_tokens=True)
-    return Attempt(tuple(sampled.ids), text, sampled.finish == "length")
+    text = said(tokenizer, sampled.ids, tokenizer.decode(sampled.ids, skip_special_tokens=True))
+    return Attempt(tuple(sampled.ids), text or "", text is None or sampled.finish == "length")

@@ -1,0 +1,61 @@
+"""A thought is not an answer: what follows the last thought of a text is graded, voted on, measured and run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_NAMES = "think|thinking|thought|reasoning|seed:think"
+# DeepSeek-R1, Qwen3, Nemotron, Seed-OSS, OpenThinker, Magistral, gpt-oss (all channels but the last, `final`)
+_CLOSES = rf"</(?:{_NAMES})>|<\|end_of_thought\|>|\[/THINK\]|<\|channel\|>\s*final\s*(?:<\|message\|>|$)"
+_OPENS = rf"<(?:{_NAMES})>|<\|begin_of_thought\|>|\[THINK\]|<\|channel\|>\s*(?:analysis|commentary)"
+_CLOSE = re.compile(_CLOSES, re.IGNORECASE)
+# A mark in the middle of a line is spoken of, not used: "the <think> tag".
+_OPEN = re.compile(rf"^\s*(?:<\|start\|>\s*assistant\s*)?(?:{_OPENS})", re.IGNORECASE | re.MULTILINE)
+_OPEN_AT_END = re.compile(rf"(?:{_OPENS})\s*$", re.IGNORECASE)
+
+
+def answer_of(text: str, opened: bool = False) -> str | None:
+    r"""What follows the last closing mark of a thought, without the white space around it; the text as it is where it
+    has no thought; None where a thought is still open at its end, which is no answer yet.
+
+    Args:
+        opened: whether the text began inside a thought (see `opens_thought`).
+
+    >>> answer_of("<think>\nMaybe 3?\n</think>\n\n4")
+    '4'
+    >>> answer_of("so it is 4.\n</think>\n4"), answer_of(" 4"), answer_of("Use the <think> tag.")
+    ('4', ' 4', 'Use the <think> tag.')
+    >>> answer_of("<think>Maybe 3, or") is answer_of("Maybe 3, or", opened=True) is None
+    True
+    """
+    *_, last = [None, *_CLOSE.finditer(text)]
+    rest = text if last is None else text[last.end() :]
+    if _OPEN.search(rest) or (last is None and opened):
+        return None
+    return rest if last is None else rest.strip()
+
+
+def said(tokenizer: Any, ids: Sequence[int], text: str, opened: bool = False) -> str | None:
+    """`answer_of` a response, also where the marks of a thought are special tokens that its `text` has lost (gpt-oss's
+    channels, Magistral's [THINK])."""
+    special = [token for token in tokenizer.all_special_tokens if _CLOSE.search(token) or _OPEN.search(token)]
+    special += [token for token in ("<|channel|>",) if token in tokenizer.get_added_vocab()]
+    if special:
+        whole = tokenizer.decode(ids, skip_special_tokens=False)
+        if any(token in whole for token in special):
+            answer = answer_of(whole, opened)
+            for token in tokenizer.all_special_tokens if answer else ():
+                answer = answer.replace(token, "") if answer else answer
+            return answer
+    return answer_of(text, opened)
+
+
+def opens_thought(prompt: str) -> bool:
+    r"""Whether a rendered prompt ends inside a thought that its template opened, so that the answer begins there.
+
+    >>> opens_thought("<|im_start|>assistant\n<think>\n"), opens_thought("<think>\n\n</think>\n\n")
+    (True, False)
+    """
+    return bool(_OPEN_AT_END.search(prompt))
