@@ -25,6 +25,8 @@ from selfimprove.errors import RunFailed, SelfImproveError
 Row = Mapping[str, Any]
 # Artefacts up to this size are read and checked whenever they are found (0.1 s); larger ones by size and time first.
 _READ_AT_ONCE = 2**27
+# Less than this free (bytes) and something failed while it was written: that is why.
+_NO_ROOM = 2**16
 
 
 class DamagedArtefact(SelfImproveError):
@@ -49,22 +51,38 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def explained_write(path: Path) -> Iterator[None]:
-    """Turns a refusal to write into a message that says what to do, whichever library met it."""
+    """Turns a refusal to write into a message that says what to do, whichever library met it.
+
+    Looks along the chain of exceptions: what a library raises while it tidies up hides why.
+    """
     try:
         yield
     except SelfImproveError:
         raise
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        # torch.save and safetensors say it in words only.
-        full = "No space left" in str(error) or "PytorchStreamWriter failed" in str(error)
-        if full or number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        chain = list(_chain(error))
+        numbers = {one.errno for one in chain if isinstance(one, OSError)}
+        # torch.save and safetensors say it in words only, or not at all.
+        said = any("No space left" in str(one) or "PytorchStreamWriter failed" in str(one) for one in chain)
+        if said or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or _room(path) < _NO_ROOM:
             message = f"{path}: the disk is full ({error}). Finished steps are kept: make room, run again."
-        elif number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        elif numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
             message = f"{path}: cannot be written ({error}). Choose another `output`, or mend the rights."
         else:
             raise
         raise RunFailed(message) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _room(path: Path) -> int:
+    """Bytes that are free where `path` is, or will be."""
+    place = next(one for one in (path, *path.absolute().parents) if one.exists())
+    return shutil.disk_usage(place).free
 
 
 def sync_folder(folder: Path) -> None:

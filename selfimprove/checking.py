@@ -22,22 +22,13 @@ from selfimprove.lengthening_plan import lengthening_room
 from selfimprove.lengthening_questions import extend
 from selfimprove.recipe import Recipe
 from selfimprove.registry import is_code_file
+from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.summary import duration
 from selfimprove.reporting.text import printable
 from selfimprove.run_folder import Run
 
 if TYPE_CHECKING:
     from selfimprove.estimate_tokens import Tokens
-
-
-class _NoEvents:
-    """Takes events and keeps none: `check` writes nothing."""
-
-    def emit(self, event: str, id: str, **fields: Any) -> None:
-        return
-
-    def adopt_inputs(self, inputs: dict[str, str]) -> list[str]:
-        return []
 
 
 def check_recipe(recipe: Recipe, out: Console) -> None:
@@ -54,7 +45,9 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
     if code := _code_of(recipe):
         out.print(f"this recipe runs your code: {', '.join(code)}", highlight=False, soft_wrap=True)
-    loop = Loop(recipe, Store(Path(recipe.output) / "steps"), _NoEvents(), Progress())  # type: ignore[arg-type]
+    events = EventLog(Path(recipe.output), wait=True)  # never opened: `check` writes nothing
+    loop = Loop(recipe, Store(Path(recipe.output) / "steps"), events, Progress())
+    loop.check_leaks()
     out.print(
         f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
         highlight=False,

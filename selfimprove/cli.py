@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +72,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     resolved = load_recipe(recipe, overrides or [])
     from selfimprove.checking import check_recipe
 
-    check_recipe(resolved, out)
+    with stoppable():
+        check_recipe(resolved, out)
 
 
 @app.command()
@@ -158,6 +162,23 @@ def main() -> None:
     except SelfImproveError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        print(f"error: {_kept_traceback(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _kept_traceback(error: Exception) -> str:
+    """One line about an error that nobody expected, and where its traceback is; SELFIMPROVE_VERBOSE=1 shows it here."""
+    if os.environ.get("SELFIMPROVE_VERBOSE"):
+        traceback.print_exception(error)
+    said = " ".join(str(error).split())
+    line = f"{type(error).__name__}: {said[:300]}. This is a fault of selfimprove, or of a library under it"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="selfimprove-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return f"{line}; SELFIMPROVE_VERBOSE=1 shows where. Finished steps are kept"
+    return f"{line}; its traceback: {file.name}. Finished steps are kept: the same command goes on from them"
 
 
 if __name__ == "__main__":

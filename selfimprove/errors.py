@@ -22,6 +22,12 @@ class RunFailed(SelfImproveError):
     """The run cannot go on (no pair left, non-finite scores, full disk): exit code 1. Finished steps are kept."""
 
 
+class Interrupted(RunFailed):
+    """Ctrl-C: exit code 130, as shells have it."""
+
+    exit_code = 130
+
+
 class GateError(RunFailed):
     """An invariant that the method rests on does not hold; see `selfimprove/gates.py`. `history`: the rows of the
     training that it stopped, for the report."""

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.errors import InputError, Interrupted
 from selfimprove.reporting.text import printable
+from selfimprove.strict_yaml import load_yaml
 
 
 class _SuiteByDefault(TyperGroup):
@@ -264,7 +265,7 @@ def _judge_values(text: str) -> dict[str, Any]:
     if text.endswith((".yaml", ".yml")):
         path = Path(text).expanduser()
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = load_yaml(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"--judge: {path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
         if not isinstance(values, dict):
@@ -302,7 +303,7 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"{text!r}: expected key=value, for example max_new_tokens=256")
         try:
-            changes[key] = yaml.safe_load(value)
+            changes[key] = load_yaml(value)
         except yaml.YAMLError as error:
             raise InputError(f"{text!r}: the value is not valid YAML: {error}") from error
     return changes
@@ -365,7 +366,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise RunFailed("interrupted; the same command goes on from here") from None
+        raise Interrupted("interrupted; the same command goes on from here") from None
 
 
 def default_output(*names: str) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfimprove.artefacts import DamagedArtefact, Store
+from selfimprove.artefacts import DamagedArtefact, Store, explained_write
 from selfimprove.errors import RunFailed, SelfImproveError
 from selfimprove.evaluation.runner import load_chosen
 from selfimprove.inference import Inference
@@ -84,16 +84,16 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     place = Run(folder)
     with place.locked(), tracking(recipe.training.report_to, folder):
         recipe = _with_backend(recipe, place, progress)
-        for change in place.adopt(recipe):
-            progress.note(f"the recipe changed since this run was last started: {change}")
         started = time.monotonic()
-        with EventLog(folder) as events:
+        with EventLog(folder, wait=True) as events:
             try:
                 if recipe.oracle:
                     progress.note(ORACLE)
-                policy, why = _walk(recipe, events, progress)
+                with explained_write(folder):
+                    policy, why = _walk(recipe, place, events, progress)
             except BaseException:
-                _report_quietly(folder)
+                if events.is_open:
+                    _report_quietly(folder)
                 raise
             seconds = round(time.monotonic() - started, 1)
             if policy is None:
@@ -127,7 +127,15 @@ def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"backend": backend})})
 
 
-def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> tuple[Policy | None, str]:
+def _adopt(loop: Inference, place: Run) -> None:
+    """Writes the recipe and opens the events: all that can be wrong with what the user gave was said before."""
+    if not loop.events.is_open:
+        for change in place.adopt(loop.recipe):
+            loop.progress.note(f"the recipe changed since this run was last started: {change}")
+        loop.events.open()
+
+
+def _walk(recipe: Recipe, place: Run, events: EventLog, progress: Progress) -> tuple[Policy | None, str]:
     """The policy, and why it was kept: the method over the durable steps; started over where an artefact turns out to
     be damaged."""
     import torch
@@ -140,11 +148,14 @@ def _walk(recipe: Recipe, events: EventLog, progress: Progress) -> tuple[Policy 
                 find, work = _UNTRAINED[recipe.method]
                 inference = Inference(recipe, store, events, progress)
                 found = find(inference)
+                _adopt(inference, place)
                 _begun(inference, folder)
                 work(inference, found)
                 return inference.base_policy, ""
             loop = Loop(recipe, store, events, progress)
+            loop.check_leaks()
             loop.check_sampler()
+            _adopt(loop, place)
             _begun(loop, folder)
             policy = find_method(recipe.method)(loop)
             link_policies(folder, loop.made, policy)

@@ -70,8 +70,12 @@ class Loop(Inference):
             check_judge_training(self)
         if recipe.method == "self_lengthen":
             check_lengthening(self)
-        for changed in events.adopt_inputs(self._inputs()):
+        self.inputs = self._inputs()
+        for changed in events.adopt_inputs(self.inputs):
             progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
+
+    def check_leaks(self) -> None:
+        """The gate `no_leak`: no evaluation item among what is trained."""
         self.check(gates.no_leak(self.data.training_texts(), self.evaluator.texts()))
 
     def _named_policies(self) -> list[Policy]:

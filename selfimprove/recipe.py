@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from selfimprove.errors import InputError
 from selfimprove.judge_sections import JudgeOptions, Reward, SuiteChoice
@@ -25,7 +25,11 @@ from selfimprove.method_sections import (
 )
 from selfimprove.recipe_sections import Data, Gates, Positive, Sampling, Sft, Stop, Strict, Training, model_of
 from selfimprove.shipped import recipe_file
+from selfimprove.strict_yaml import load_yaml
 
+# A shell leaves the ~ of `output=~/x` where it is.
+HomePath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser()) if path.startswith("~") else path)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
 _Method = Literal[
     "sft", "dpo", "expert_iteration", "iterative_dpo", "srlm", "cream", "score", "star", "self_judge", "self_lengthen",
     "evaluate", "evaluate_judge", "evaluate_responses", "judge_file", "answer",
@@ -44,6 +48,7 @@ _METHOD_SECTIONS = (
 )
 # Whose `judge` may stand at the top of the recipe, in fewer words.
 _JUDGED = ("iterative_dpo", "expert_iteration")
+_UNLABELLED = "rubric, reward_model, function, constraints, likelihood, majority"
 # Those that rank by the implicit reward, or by `judge` in its place.
 _SELF_REWARDED = ("cream", "srlm")
 
@@ -53,9 +58,9 @@ class Recipe(Strict):
 
     method: _Method
     model: str = "smollm2-135m-instruct"
-    output: str
-    store: str | None = None
-    seed: int = 0
+    output: HomePath
+    store: HomePath | None = None
+    seed: Seed = 0
     rounds: Positive = 3
     data: Data = Data()
     sampling: Sampling = Sampling()
@@ -129,7 +134,16 @@ class Recipe(Strict):
         if self.policies and self.method != "evaluate":
             raise ValueError("`policies` (further ones to measure) belongs to method 'evaluate'")
         if self.method == "iterative_dpo" and self.iterative_dpo.sft and self.data.seed is None:
-            raise ValueError("iterative_dpo begins with SFT on `data.seed`: give it, or set iterative_dpo.sft=false")
+            raise ValueError(
+                "iterative_dpo begins with SFT on `data.seed`: give it, or set iterative_dpo.sft=false with a judge "
+                f"that needs no labels: {_UNLABELLED}"
+            )
+        judge = self.iterative_dpo.judge
+        if self.method == "iterative_dpo" and not self.iterative_dpo.sft and judge.kind == "implicit_reward":
+            raise ValueError(
+                "without SFT the implicit reward of every response is 0 in round 1, as the policy is still the model: "
+                f"give `iterative_dpo.judge` a kind that needs no labels: {_UNLABELLED}"
+            )
         if self.keep == "best" and not self.development:
             raise ValueError("keep: best needs a `development` suite (never the one reported under `evaluate`)")
         if self.stop.patience and not self.development:
@@ -248,7 +262,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = recipe_file(str(recipe))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
@@ -288,7 +302,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             place[parent] = {}
         place = place[parent]
     try:
-        place[last] = yaml.safe_load(text)
+        place[last] = load_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"override {override!r}: the value is not valid YAML: {error}") from error
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Holds the run for this process; a second process is refused with the first one's id.
 
-        The lock is the operating system's, so it goes with the process however that ends.
+        The lock is the operating system's, so it goes with the process however that ends. Folders that are made for it
+        go again where nothing else was written.
         """
+        made = [one for one in (self.folder, *self.folder.parents) if not one.exists()]
         with explained_write(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -49,6 +51,11 @@ class Run:
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
+            if made and [one.name for one in self.folder.iterdir()] == ["lock"]:
+                (self.folder / "lock").unlink()
+                for one in made:
+                    with suppress(OSError):  # another run is in it
+                        one.rmdir()
             os.close(handle)
 
     def holder(self) -> int | None:

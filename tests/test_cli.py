@@ -244,9 +244,7 @@ def test_a_failed_gate_ends_with_1_and_can_be_switched_off_by_name(here: Path, c
         file.write('{"prompt": "name CAT.", "response": "cat"}\n')
     done = command("run", "sft.yaml")
     done.failed("gate no_leak", "1 evaluation prompts are in the training data", "gates.disabled=[no_leak]")
-    (gate,) = [event for event in read_events(here / "run" / "metrics.jsonl") if event["event"] == "gate"]
-    assert not gate["passed"]
-    assert (here / "run" / "report.html").is_file(), "a failed run has a report too"
+    assert not (here / "run").exists(), "it was refused before anything was written"
     done = command("check", "sft.yaml", "gates.disabled=[no_leak]")
     assert done.code == 0 and "gate no_leak (not enforced)" in done.err
 
@@ -313,7 +311,7 @@ def test_an_interruption_says_how_to_go_on(
 
     monkeypatch.setattr("selfimprove.steps.worker", interrupt)
     done = command("run", "sft.yaml")
-    done.failed("interrupted; the same command goes on from here")
+    done.failed_with(130, "interrupted; the same command goes on from here")
 
 
 # ---- one run, several starts
@@ -325,6 +323,83 @@ def test_a_run_prints_where_its_results_are(finished: Path) -> None:
     assert "policy: run/policies/final" in printed and "M1" in printed
     assert (finished / "run" / "report.html").is_file()
     assert (finished / "run" / "policies" / "M1" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["model=no-such-model"], "no folder 'no-such-model'"),
+        (["data.seed=gone.jsonl"], "data file 'gone.jsonl' not found"),
+        (["evaluate=[{suite: words, data: gone.jsonl}]"], "gone.jsonl"),
+        (["method=cream", "data.prompts=gone.jsonl"], "data file 'gone.jsonl' not found"),
+        (["training.lora.r=-1"], "training.lora.r"),
+    ],
+)
+def test_a_typo_on_a_finished_run_touches_nothing(
+    finished: Path, command: Callable[..., Done], changes: list[str], said: str
+) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in sorted((finished / "run").rglob("*")) if path.is_file()}
+
+    before = files()
+    command("run", "sft.yaml", *changes).refused(said)
+    assert {name: data for name, data in files().items() if not name.endswith("/lock")} == {
+        name: data for name, data in before.items() if not name.endswith("/lock")
+    }
+
+
+@pytest.mark.parametrize("output", ["fresh", "new/deep/run"])
+def test_a_refused_recipe_leaves_no_folder(here: Path, command: Callable[..., Done], output: str) -> None:
+    command("run", "sft.yaml", f"output={output}", "model=no-such-model").refused("no-such-model")
+    assert not (here / output.split("/")[0]).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training: {batch_size: 4}\ntraining: {learning_rate: 1.0}\n", "key `training` is there twice, first in line"),
+        ("sampling:\n  n: 2\n  n: 3\n", "key `n` is there twice"),
+    ],
+)
+def test_a_key_that_is_there_twice(here: Path, command: Callable[..., Done], text: str, said: str) -> None:
+    (here / "twice.yaml").write_text(f"method: sft\ndata: {{seed: seed.jsonl}}\n{text}")
+    command("check", "twice.yaml").refused("twice.yaml", said)
+
+
+def test_yaml_s_own_ways_to_repeat_stay() -> None:
+    from selfimprove.strict_yaml import load_yaml
+
+    assert load_yaml("a: &a {x: 1}\nb: {<<: *a, x: 2}\n1: one\n'1': text") == {
+        "a": {"x": 1},
+        "b": {"x": 2},
+        1: "one",
+        "1": "text",
+    }
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_a_file(
+    here: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> NoReturn:
+        raise ZeroDivisionError("what nobody\nthought of")
+
+    monkeypatch.setattr("selfimprove.steps.worker", fail)
+    done = command("run", "sft.yaml")
+    done.failed("ZeroDivisionError: what nobody thought of", "its traceback: ")
+    kept = Path(done.err.split("its traceback: ")[1].split(". Finished")[0])
+    assert "ZeroDivisionError" in kept.read_text()
+    kept.unlink()
+
+
+def test_a_full_disk_is_told_wherever_it_was_met(tmp_path: Path) -> None:
+    from selfimprove.artefacts import explained_write
+    from selfimprove.errors import RunFailed
+
+    with pytest.raises(RunFailed, match="the disk is full"), explained_write(tmp_path / "not" / "there"):
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 128")  # noqa: B904 - what torch does
 
 
 def test_what_is_too_long_is_left_out_and_counted(finished: Path) -> None:

@@ -142,6 +142,12 @@ def test_yaml_tags_run_no_code(tmp_path: Path) -> None:
         ({**CREAM, "method": "dpo"}, "method 'dpo' needs `data.pairs`"),
         ({"method": "evaluate", "output": "x"}, "needs at least one suite under `evaluate`"),
         ({**SFT, "data": {"seed": None}}, "method 'sft' needs `data.seed`"),
+        ({**CREAM, "seed": -1}, "seed"),
+        ({**CREAM, "seed": 2**32}, "seed"),
+        (
+            {**CREAM, "method": "iterative_dpo", "iterative_dpo": {"sft": False}},
+            "the implicit reward of every response is 0",
+        ),
         ({**CREAM, "method": "iterative_dpo", "data": {"prompts": "p"}}, "set iterative_dpo.sft=false"),
         ({**SFT, "keep": "best"}, "needs a `development` suite"),
         ({**SFT, "evaluate": ["words"], "development": "words"}, "must not be one of the suites under `evaluate`"),

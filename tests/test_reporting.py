@@ -281,7 +281,7 @@ def test_full_disk_is_a_run_failure(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     log._file.close()
     log._file = Path("/dev/full").open("ab")  # noqa: SIM115
-    with pytest.raises(RunFailed, match=r"cannot write .*No space left"), log:
+    with pytest.raises(RunFailed, match=r"the disk is full .*No space left"), log:
         log.emit("step", "1")
 
 

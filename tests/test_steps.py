@@ -185,7 +185,7 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
         }.items()
     },
     "iterative_dpo.dpo_reference": {"iterative_dpo": {"dpo_reference": "initial"}},
-    "iterative_dpo.sft": {"iterative_dpo": {"sft": False}},
+    "iterative_dpo.sft": {"iterative_dpo": {"sft": False, "judge": {"kind": "likelihood"}}},
     "iterative_dpo.judge.log_probs": {
         "iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points", "log_probs": 5}}
     },

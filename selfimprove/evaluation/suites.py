@@ -39,6 +39,7 @@ from selfimprove.judge_sections import Reader
 from selfimprove.judging.checkers.constraints import read_constraints
 from selfimprove.recipe_sections import ServerOptions
 from selfimprove.shipped import shipped_suites, suites_folder
+from selfimprove.strict_yaml import load_yaml
 
 __all__ = [
     "CheckedSuite",
@@ -118,7 +119,7 @@ def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any]
 
 def _parsed(path: Path, change: dict[str, Any]) -> Suite:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a suite: {error}") from error
     if not isinstance(values, dict):

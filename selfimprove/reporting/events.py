@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfimprove.artefacts import write_json
+from selfimprove.artefacts import explained_write, write_json
 from selfimprove.errors import InputError, RunFailed
 
 Event = dict[str, Any]
@@ -24,29 +24,49 @@ class EventLog:
 
     A run that is continued after a kill goes through its finished steps once more, so emitting the same
     events must leave the file as it is. What a kill left of a last line is cut off on opening.
+
+    With `wait` nothing is touched until `open`: events before it are kept, so that a run that is refused leaves the
+    folder as it was.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
+    def __init__(self, run_dir: Path, wait: bool = False) -> None:
         self.path = run_dir / FILE_NAME
+        self._waiting: list[tuple[str, str, dict[str, Any]]] | None = []
+        self._inputs: dict[str, str] | None = None
+        if not wait:
+            self.open()
+
+    @property
+    def is_open(self) -> bool:
+        return self._waiting is None
+
+    def open(self) -> None:
+        """Opens the file and writes what waited for it."""
+        waited, self._waiting = self._waiting or [], None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         _mend_last_line(self.path)
         events = read_events(self.path) if self.path.exists() else []
         self._written = {(event["event"], event.get("id")) for event in events}
         self._file = self.path.open("ab")
+        if self._inputs is not None:
+            self.adopt_inputs(self._inputs)
+        for event, id, fields in waited:
+            self.emit(event, id, **fields)
 
     def emit(self, event: str, id: str, **fields: Any) -> None:
         """Writes one line and flushes it. Non-finite floats become null, arrays become lists."""
+        if self._waiting is not None:
+            self._waiting.append((event, id, fields))
+            return
         if (event, id) in self._written:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record = plain({"event": event, "id": id, "time": now, **fields})
         # ASCII only: a model can write half a surrogate pair, which cannot be stored as UTF-8
         line = json.dumps(record, allow_nan=False) + "\n"
-        try:
+        with explained_write(self.path):
             self._file.write(line.encode("ascii"))
             self._file.flush()
-        except OSError as error:
-            raise RunFailed(f"cannot write {self.path}: {error.strerror or error}") from error
         self._written.add((event, id))
 
     def adopt_inputs(self, inputs: dict[str, str]) -> list[str]:
@@ -57,6 +77,9 @@ class EventLog:
         kept = self.path.with_name("inputs.json")
         old = json.loads(kept.read_text()) if kept.is_file() else inputs
         changed = [name for name in inputs if old.get(name) != inputs[name]]
+        if not self.is_open:
+            self._inputs = inputs
+            return changed
         if changed:
             self._file.close()
             self.path.rename(self.path.with_name(f"metrics-until-{time.time_ns()}.jsonl"))
@@ -67,6 +90,8 @@ class EventLog:
 
     def close(self) -> None:
         """Closes the file; every emitted line is there already."""
+        if not self.is_open:
+            return
         # only a line whose `emit` has failed is still to be written, and that failure is what should be seen
         with suppress(OSError):
             self._file.close()

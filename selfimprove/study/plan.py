@@ -18,6 +18,7 @@ from selfimprove.judge_sections import said_of
 from selfimprove.recipe import Recipe, make_recipe
 from selfimprove.recipe_sections import Strict
 from selfimprove.shipped import recipe_file
+from selfimprove.strict_yaml import load_yaml
 
 _OWN = ("seed", "output", "store")  # the study gives these to every run
 # Methods that measure no policy, so that there is nothing to compare.
@@ -91,7 +92,7 @@ def load_study(file: str | Path, overrides: Sequence[str] = ()) -> Study:
         if not equals or not key:
             raise InputError(f"override {override!r}: expected key=value, for example seeds=[0]")
         try:
-            values = merged(values, {key: yaml.safe_load(text)})
+            values = merged(values, {key: load_yaml(text)})
         except yaml.YAMLError as error:
             raise InputError(f"override {override!r}: the value is not valid YAML: {error}") from error
     if "file" in values:
@@ -169,7 +170,7 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 def _mapping(path: Path, what: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import yaml
 from rich.console import Console
 
 from selfimprove.artefacts import Store, write_file, write_json
-from selfimprove.errors import GateError, InputError, RunFailed
+from selfimprove.errors import InputError, RunFailed
 from selfimprove.execute import run
 from selfimprove.loop import Loop
 from selfimprove.policy import pick_device
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe, changed_keys
-from selfimprove.reporting.events import FILE_NAME, Event, read_events
+from selfimprove.reporting.events import FILE_NAME, Event, EventLog, read_events
 from selfimprove.reporting.summary import dig, duration, number
 from selfimprove.reporting.terminal import Progress
 from selfimprove.run_folder import Run
@@ -98,12 +95,8 @@ def _write(study: Study, found: dict[tuple[str, int], Measured], failed: dict[st
 
 def inputs_of(recipe: Recipe) -> dict[str, str]:
     """The digests of a run's data, suites and model, as `inputs.json` has them. Raises InputError for what is wrong."""
-    found: dict[str, str] = {}
-    # stands for the run's events, and writes nothing
-    events: Any = SimpleNamespace(emit=lambda *_, **__: None, adopt_inputs=lambda inputs: found.update(inputs) or [])
-    with suppress(GateError):  # the run will say so, and is then one that failed
-        Loop(recipe, Store(Path(str(recipe.store))), events, Progress(Console(quiet=True)))
-    return found
+    events = EventLog(Path(recipe.output), wait=True)  # never opened
+    return Loop(recipe, Store(Path(str(recipe.store))), events, Progress(Console(quiet=True))).inputs
 
 
 def _checked(study: Study, runs: Sequence[Planned]) -> dict[str, dict[str, str]]:

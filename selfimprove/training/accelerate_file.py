@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from selfimprove.errors import InputError
+from selfimprove.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
     from selfimprove.recipe import Recipe
@@ -41,7 +42,7 @@ def read_accelerate_file(path: Path) -> Any:
 
     where = f"training.accelerate: {path}"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):

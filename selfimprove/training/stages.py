@@ -116,8 +116,9 @@ def training_arguments(task: dict[str, Any], folder: Path, rows: int, device: st
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "lr_scheduler_type": options["scheduler"],
-        # A warm-up begins at a learning rate of 0: of a single step nothing would be left.
-        "warmup_steps": 0 if single_step else options["warmup_ratio"],
+        # A warm-up begins at a learning rate of 0: of a single step nothing would be left. Transformers takes 1 for one
+        # step; just below it is a share, of which all steps are left.
+        "warmup_steps": 0 if single_step else min(options["warmup_ratio"], 1 - 1e-9),
         "weight_decay": options["weight_decay"],
         "max_grad_norm": options["max_grad_norm"],
         "bf16": options["dtype"] == "bfloat16",
