@@ -139,14 +139,20 @@ def no_leak(training: Iterable[str], evaluation: Iterable[str]) -> Verdict:
     return Verdict("no_leak", not found, len(found), 0, message)
 
 
-def judge_health(missing: float, ties: float, bounds: Mapping[str, float]) -> Verdict:
-    """Shares of missing scores and of tied response pairs."""
+def judge_health(
+    missing: float, ties: float, bounds: Mapping[str, float], reasons: Mapping[str, int] | None = None, where: str = ""
+) -> Verdict:
+    """Shares of missing scores and of tied response pairs. `reasons`: how many are missing by reason; `where`: the
+    folder that holds what the judge answered."""
     for name, value, key in (
         ("scores that are missing", missing, "max_missing"),
         ("tied response pairs", ties, "max_ties"),
     ):
         if value > bounds[key]:
             message = f"the share of {name} is {value:.2f} (allowed {bounds[key]}: gates.{key})"
+            if key == "max_missing" and reasons:
+                told = ", ".join(f"{count} x {why}" for why, count in sorted(reasons.items(), key=lambda one: -one[1]))
+                message += f". It is the judge: {told}{f'; what it answered: {where}' if where else ''}"
             return Verdict("judge_health", False, value, bounds[key], message)
     return Verdict("judge_health", True, missing, bounds["max_missing"], f"missing {missing:.2f}, ties {ties:.2f}")
 

@@ -64,6 +64,7 @@ class Inference(Record):
         if reused:
             self.progress.step_reused(request.label)
         self._report_engine()
+        self.last_step = str(artefact.folder)
         figures = artefact.figures
         self.events.emit(
             "step",

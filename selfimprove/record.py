@@ -38,6 +38,7 @@ class Record:
         self._round = 0
         self._last_margins: list[float] = []
         self.why_kept = "the last policy"
+        self.last_step = ""  # the folder of the step that was made or found last
 
     def note(self, text: str) -> None:
         """Tells the person, and the report."""
@@ -81,6 +82,14 @@ class Record:
         """The consistency gate. With the floor on, a low C trains nothing and the gate only reports."""
         verdict = gates.consistent_enough(options.weight, mean, list(agreement.values()))
         self.check(verdict, stop=not options.floor)
+
+    def check_judged(self, scores: Scores, missing: Mapping[str, int]) -> None:
+        """Ends the run where the judge mostly failed, before pairs are made of what is left."""
+        flat = [score for row in scores.values() for score in row]
+        share = sum(score is None for score in flat) / max(len(flat), 1)
+        verdict = gates.judge_health(share, 0.0, self.recipe.gates.model_dump(), missing, self.last_step)
+        if not verdict.passed:
+            self.check(verdict)
 
     def report_round(
         self,

@@ -441,7 +441,9 @@ def test_oxen_nonsense_of_a_rubric_judge_makes_no_pair(make_loop: Callable[..., 
     # The tiny model writes random bytes about every response.
     loop, responses = make_loop(), joined(texts("a", "one", "two"), texts("b", "three", "four"))
     scores, missing = judged(loop, responses, kind="rubric", rubric="mine")
-    assert scores == {"a": [None, None], "b": [None, None]} and missing == {"the verdict was cut off by the length limit": 4}
+    assert scores == {"a": [None, None], "b": [None, None]} and missing == {
+        "the verdict was cut off by the length limit": 4
+    }
     assert best_and_worst(responses, scores) == ([], {"fewer than two usable scores": 2})
 
 

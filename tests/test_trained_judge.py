@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfimprove import checking
 from selfimprove.artefacts import Store
 from selfimprove.builtin import BUILTINS
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.errors import GateError, InputError
 from selfimprove.evaluation.alpaca import measure
 from selfimprove.evaluation.matches import EACH_BY_ITSELF, order_figures, rated_match
 from selfimprove.execute import Result
@@ -183,9 +183,10 @@ def test_missing_scores_make_no_pair_and_are_counted(tiny_recipe: MakeRecipe, ju
     adapter = tiny_data / "narrow" / "policy" / "adapter_config.json"
     adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"base_model_name_or_path": str(base)}))
     recipe = tiny_recipe("cream", judge="narrow", rounds=1, evaluate=[])
-    with pytest.raises(RunFailed, match="the consistency is undefined for every prompt"):
+    too_long = "gate judge_health.*It is the judge: 24 x longer than the judge's context"
+    with pytest.raises(GateError, match=too_long):
         go(recipe)
-    with pytest.raises(RunFailed, match="no preference pair is left"):
+    with pytest.raises(GateError, match=too_long):
         go(tiny_recipe("srlm", judge="narrow", rounds=1, evaluate=[], output=str(tiny_data / "srlm")))
 
 

@@ -42,6 +42,7 @@ def cream(loop: Loop) -> Policy:
         now = loop.log_probs(responses, policy)
         initial = loop.log_probs(responses, base)
         ranking, missing = ranking_of(loop, responses, policy, now, initial)  # b. J: log pi_t - log pi_0, or a judge's
+        loop.check_judged(ranking, missing)
 
         before: Scores | None  # c. K: the same with theta_{t-1}
         if previous.digest != base.digest:

@@ -182,7 +182,7 @@ def _report(
     judge = options.judge
     figures |= {"judge": judge.label, "oracle": recipe.oracle, "policy": policy.name, "missing": dict(missing)}
     loop.events.emit("acceptance", f"{round.number}|{responses.sampled_by}", round=round.number, **figures)
-    loop.check(gates.judge_health(figures["missing_share"], 0.0, recipe.gates.model_dump()))
+    loop.check(gates.judge_health(figures["missing_share"], 0.0, recipe.gates.model_dump(), missing))
 
 
 def _nothing(round: Round, responses: Responses, kept: Sequence[Kept]) -> str:

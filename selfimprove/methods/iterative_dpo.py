@@ -27,6 +27,7 @@ def iterative_dpo(loop: Loop) -> Policy:
     for round in loop.rounds():
         responses = loop.sample(policy, round.prompts)
         scores, missing = judge_responses(loop, options.judge, responses, policy)
+        loop.check_judged(scores, missing)
         pairs, skipped = best_and_worst(responses, scores, loop.recipe.training.truncated)
         loop_reference = policy if options.dpo_reference == "current" else initial
         reference = loop.log_probs(responses, loop_reference)

@@ -29,6 +29,7 @@ def srlm(loop: Loop) -> Policy:
         now = loop.log_probs(responses, policy)
         initial = loop.log_probs(responses, base)
         ranking, missing = ranking_of(loop, responses, policy, now, initial)
+        loop.check_judged(ranking, missing)
         pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)
 
         agreement = before = None
