@@ -1,4 +1,4 @@
-"""The commands. Exit codes: 0 done, 1 failed while running, 2 the user's input is wrong."""
+"""The commands. Exit codes: 0 done, 1 failed while running, 2 the user's input is wrong, 130 interrupted."""
 
 from __future__ import annotations
 
