@@ -154,8 +154,13 @@ def folder_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def sync_tree(folder: Path) -> None:
-    """Makes every file and folder below `folder` durable."""
+    """Makes every file and folder below `folder` durable, its files with the modes that the umask gives (safetensors
+    writes for its user alone)."""
+    umask = os.umask(0o077)
+    os.umask(umask)
     for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_uid == os.getuid():
+            path.chmod((0o777 if path.stat().st_mode & 0o100 else 0o666) & ~umask)
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

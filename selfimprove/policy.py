@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfimprove.adapters import adapter_config, added_rows, attach, tokenizer_folder
 from selfimprove.artefacts import Artefact, digest_of, file_digest, write_json
 from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
 from selfimprove.errors import InputError, RunFailed
@@ -67,9 +68,16 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
     """
     base, adapter = _locate(model)
     if adapter is not None:
-        config = json.loads((adapter / "adapter_config.json").read_text())
+        config = adapter_config(adapter)
         named, revision = config["base_model_name_or_path"], config.get("revision")
-        base, inner = _locate(f"{named}@{revision}" if revision and not Path(named).is_dir() else named)
+        if not Path(named).expanduser().is_dir():  # of a cache elsewhere: ours has it, or fetches it
+            known, commit = portable_name(named)
+            named, revision = known, commit or revision
+            named = f"{named}@{revision}" if revision else named
+        try:
+            base, inner = _locate(named)
+        except InputError as error:
+            raise InputError(f"{error} (the base of the adapter {adapter})") from error
         if inner is not None:
             raise InputError(f"model: {adapter} is an adapter on another adapter ({inner}); merge that one first")
     from safetensors import SafetensorError
@@ -123,8 +131,13 @@ def _locate(model: str) -> tuple[Path, Path | None]:
                 "model nor a PEFT adapter"
             )
         if not list(folder.glob(_TENSOR_FILES)):
-            raise InputError(f"model: {folder} has no .safetensors file; other weight formats are not read")
+            raise InputError(
+                f"model: {folder} has no .safetensors file; other weight formats are not read. Where you trust the "
+                "file, convert it once: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+            )
         return folder, None
+    if model.startswith("runs/"):  # never the hub's: a run that is not there yet
+        raise InputError(f"model: no run {model!r} here{_made_by(model)}")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise InputError(f"model: no folder {model!r}, and not a built-in ({', '.join(BUILTINS)}) or hub id (org/name)")
     from huggingface_hub import snapshot_download
@@ -157,6 +170,21 @@ def _policy_of_run(model: str) -> str | None:
         return str(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["model"])
     have = sorted(path.name for path in (run / "policies").glob("*"))
     raise InputError(f"model: {place} has no policy {name or 'final'!r}; it has: {', '.join(have) or 'none'}")
+
+
+def _made_by(model: str) -> str:
+    """Which shipped recipe makes a run, in words for the end of a message."""
+    import yaml
+
+    from selfimprove.shipped import recipe_file, shipped_recipes
+
+    run = model.partition("@")[0].rstrip("/")
+    for name, file in shipped_recipes().items():
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(recipe, dict) and str(recipe.get("output", "")).rstrip("/") == run:
+            short = name.split("/")[1]
+            return f"; `selfimprove run {short if recipe_file(short) == file else name}` makes it"
+    return "; give the folder of a finished run (`selfimprove run RECIPE` makes one)"
 
 
 def policies_of_run(run: Path) -> list[str]:
@@ -225,11 +253,12 @@ def _tokenizer(folder: str, trust_remote_code: bool) -> Any:
 
 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
-    """The tokenizer of the policy's base."""
+    """The tokenizer of the policy: its adapter's own where that has one, else its base's."""
+    folder = tokenizer_folder(policy)
     try:
-        return _tokenizer(policy.base, policy.trust_remote_code)
+        return _tokenizer(folder, policy.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(f"model: no usable tokenizer in {policy.base}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"model: no usable tokenizer in {folder}: {str(error).splitlines()[0]}") from error
 
 
 def verify_policy(policy: Policy) -> None:
@@ -273,6 +302,7 @@ class ModelPool:
         self._base_key: tuple[Any, ...] | None = None
         self._model: Any = None
         self._adapters: set[str] = set()
+        self._alone: str | None = None  # digest of an adapter that shares its base with no other policy
 
     def get(self, policy: Policy, dtype: torch.dtype, device: str) -> tuple[Any, AbstractContextManager[Any]]:
         """(model, context in which it is the policy). Use the model only inside the context."""
@@ -284,21 +314,26 @@ class ModelPool:
 
     def _get(self, policy: Policy, dtype: torch.dtype, device: str) -> tuple[Any, AbstractContextManager[Any]]:
         key = (policy.base, policy.base_digest, dtype, device)
-        if key != self._base_key:
+        if key != self._base_key or self._alone not in (None, policy.adapter_digest):
             self.free()
             self._model, self._base_key = load_base(policy, dtype, device), key
         if policy.adapter is None:
             return self._model, self._model.disable_adapter() if self._adapters else nullcontext()
-        from peft import PeftModel
-
         adapter_name = f"a{policy.adapter_digest}"
         if adapter_name not in self._adapters:
             verify_policy(policy)
-            if not self._adapters:
-                self._model = PeftModel.from_pretrained(self._model, policy.adapter, adapter_name=adapter_name)
-            else:
-                self._model.load_adapter(policy.adapter, adapter_name=adapter_name)
-            self._model.eval()
+            # PEFT takes adapters of one type only on a model, and a larger vocabulary changes the base itself.
+            rows = self._model.get_input_embeddings().weight.shape[0]
+            if adapter_config(Path(policy.adapter))["peft_type"] != "LORA" or added_rows(policy, rows):
+                if self._adapters:
+                    self.free()
+                    self._model, self._base_key = load_base(policy, dtype, device), key
+                self._alone = policy.adapter_digest
+            try:
+                self._model = attach(self._model, policy, adapter_name).eval()
+            except BaseException:
+                self.free()  # half an adapter may be on it
+                raise
             self._adapters.add(adapter_name)
         self._model.set_adapter(adapter_name)
         return self._model, nullcontext()
@@ -307,7 +342,7 @@ class ModelPool:
         """Drops the model and returns its memory to the device."""
         import torch
 
-        self._model, self._base_key, self._adapters = None, None, set()
+        self._model, self._base_key, self._adapters, self._alone = None, None, set(), None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

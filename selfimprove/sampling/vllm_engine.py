@@ -21,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from selfimprove.adapters import attach
 from selfimprove.policy import Policy, pick_dtype
 from selfimprove.sampling import Decoding, Request, Sampled
 
@@ -183,7 +184,6 @@ def _sampled(output: Any) -> Sampled:
 
 def merged_weights(policy: Policy) -> Iterator[tuple[str, Any]]:
     """Name and tensor of every weight of the policy with its adapter merged into the base (fp32 sums, as PEFT does)."""
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -192,7 +192,7 @@ def merged_weights(policy: Policy) -> Iterator[tuple[str, Any]]:
         trust_remote_code=policy.trust_remote_code,
         use_safetensors=True,
     )
-    merged = PeftModel.from_pretrained(model, policy.adapter).merge_and_unload()
+    merged = attach(model, policy).merge_and_unload()
     tied = getattr(merged.config, "tie_word_embeddings", False)
     for name, tensor in merged.state_dict().items():
         if not (tied and name == "lm_head.weight"):

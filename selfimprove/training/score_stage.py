@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from selfimprove.adapters import attach
 from selfimprove.artefacts import explained_write, read_rows
 from selfimprove.errors import InputError
 from selfimprove.judging.rewarding import make_checker
@@ -171,9 +172,7 @@ def _frozen(policy: Policy, device: str) -> Any:
     """In fp32, as full weights are trained (under the same autocast): in bf16 the KL would not begin at 0."""
     model: Any = load_base(policy, torch.float32, device)
     if policy.adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, policy.adapter)
+        model = attach(model, policy)
     return model.requires_grad_(False).eval()
 
 

@@ -21,6 +21,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
+from selfimprove.adapters import attach, check_trainable, name_base, tokenizer_folder
 from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
@@ -79,6 +80,7 @@ def save_policy(trainer: Any, folder: Path) -> None:
                 "README.md",
             ):  # a pickle, and a card about a folder that is no repo
                 (temporary / extra).unlink(missing_ok=True)
+            name_base(temporary)
             sync_tree(temporary)
             temporary.replace(folder)
 
@@ -149,18 +151,10 @@ def trainable_model(policy: Policy, options: dict[str, Any], device: str, seed: 
     model = load_base(policy, dtype, device if world_size() == 1 else "cpu")
     set_seed(seed)
     if policy.adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, policy.adapter, is_trainable=bool(lora))
-        if not lora:
-            return model.merge_and_unload().requires_grad_(True)  # PEFT froze the base
-        for key, name in (("r", "r"), ("alpha", "lora_alpha")):
-            found = getattr(model.peft_config["default"], name)
-            if found != lora[key]:
-                raise InputError(
-                    f"training.lora.{key}: {lora[key]}, but the adapter to go on with has {found} ({policy.adapter})"
-                )
-        return model
+        if lora:
+            check_trainable(policy, lora)
+        model = attach(model, policy, trainable=bool(lora))
+        return model if lora else model.merge_and_unload().requires_grad_(True)  # PEFT froze the base
     if not lora:
         return model
     from peft import LoraConfig, get_peft_model
@@ -303,7 +297,7 @@ def fresh_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """A tokenizer of its own for a trainer, since TRL changes the one it is given (its pad token)."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(policy.base, trust_remote_code=policy.trust_remote_code)
+    return AutoTokenizer.from_pretrained(tokenizer_folder(policy), trust_remote_code=policy.trust_remote_code)
 
 
 def world_size() -> int:
