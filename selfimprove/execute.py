@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfimprove.artefacts import DamagedArtefact, Store, explained_write
+from selfimprove.artefacts import DamagedArtefact, Store, explained_write, write_json
 from selfimprove.errors import RunFailed, SelfImproveError
 from selfimprove.evaluation.runner import load_chosen
 from selfimprove.inference import Inference
@@ -159,6 +159,8 @@ def _walk(recipe: Recipe, place: Run, events: EventLog, progress: Progress) -> t
             _begun(loop, folder)
             policy = find_method(recipe.method)(loop)
             link_policies(folder, loop.made, policy)
+            if loop.made:
+                write_json(folder / "policies" / "M0.json", {"model": recipe.model, "digest": loop.base_policy.digest})
             return policy, loop.why_kept if loop.made else ""
         except DamagedArtefact as damage:
             progress.note(f"damaged: {damage} Steps that depend on it are made again only if its content changes.")

@@ -96,7 +96,21 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
         raise InputError(f"model: a .safetensors file in {where} is damaged ({error}); fetch it again") from error
     from selfimprove.chat import template_digest
 
-    return replace(policy, tokenizer_digest=template_digest(load_tokenizer(policy)))
+    policy = replace(policy, tokenizer_digest=template_digest(load_tokenizer(policy)))
+    start = start_of_run(model)
+    if start and start["digest"] != policy.digest:
+        raise InputError(
+            f"model: {model}: that run began with {start['model']!r}, which is another model now (its weights or its "
+            "tokenizer changed); give a model by its own name, or run the recipe again"
+        )
+    return policy
+
+
+def start_of_run(model: str) -> dict[str, str] | None:
+    """The `model` and `digest` that a run's policies began with, where `model` is that run's M0; None elsewhere."""
+    place, _, name = model.partition("@")
+    file = Path(place).expanduser() / "policies" / "M0.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if name == "M0" and file.is_file() else None
 
 
 def portable_name(base: str) -> tuple[str, str | None]:
@@ -164,11 +178,13 @@ def _policy_of_run(model: str) -> str | None:
     found = run / "policies" / (name or "final")
     if found.is_dir():
         return str(found)
+    if start := start_of_run(model):
+        return start["model"]
     if name == "M0":
         import yaml
 
         return str(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["model"])
-    have = sorted(path.name for path in (run / "policies").glob("*"))
+    have = sorted(path.name for path in (run / "policies").glob("*") if path.is_dir())
     raise InputError(f"model: {place} has no policy {name or 'final'!r}; it has: {', '.join(have) or 'none'}")
 
 

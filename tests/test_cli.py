@@ -348,6 +348,24 @@ def test_a_typo_on_a_finished_run_touches_nothing(
     }
 
 
+def test_m0_is_what_the_policies_of_a_run_began_with(finished: Path, tiny_model: Path) -> None:
+    import yaml
+
+    from selfimprove.errors import InputError
+    from selfimprove.policy import resolve_policy
+
+    run = finished / "run"
+    began = resolve_policy("run@M0")
+    assert began.digest == resolve_policy(str(yaml.safe_load((run / "recipe.yaml").read_text())["model"])).digest
+    # another model in the recipe of a run that then stopped: the policies are still the old ones
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace(str(tiny_model), "other"))
+    assert resolve_policy("run@M0").digest == began.digest
+    note = run / "policies" / "M0.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "digest": "0" * 64}))
+    with pytest.raises(InputError, match="another model now"):
+        resolve_policy("run@M0")
+
+
 @pytest.mark.parametrize("output", ["fresh", "new/deep/run"])
 def test_a_refused_recipe_leaves_no_folder(here: Path, command: Callable[..., Done], output: str) -> None:
     command("run", "sft.yaml", f"output={output}", "model=no-such-model").refused("no-such-model")
