@@ -342,12 +342,12 @@ def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: 
     missing = any(one.rate.missing for one in found)
     for name in ("win rate, %", "LC win rate, %", "n", *(["missing"] if missing else []), "length"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in sorted(found, key=lambda one: -one.controlled.win_rate):
+    for one in sorted(found, key=lambda one: -one.controlled.win_rate if one.controlled else float("inf")):
         rate, controlled = one.rate, one.controlled
         table.add_row(
             Text(printable(one.model)),
             f"{rate.win_rate:.1f} [{rate.low:.1f}, {rate.high:.1f}]",
-            f"{controlled.win_rate:.1f} [{controlled.low:.1f}, {controlled.high:.1f}]",
+            f"{controlled.win_rate:.1f} [{controlled.low:.1f}, {controlled.high:.1f}]" if controlled else "none",
             str(rate.n),
             *([str(rate.missing)] if missing else []),
             f"{one.mean_length:,.0f}",
@@ -358,6 +358,9 @@ def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: 
         + ("corrected, not comparable with published numbers." if corrected else "as published (docs/evaluation.md)."),
         highlight=False,
     )
+    for one in found:
+        if one.uncontrolled:
+            out.print(Text(f"No LC win rate of {printable(one.model)}: {one.uncontrolled}."))
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from selfimprove import cli
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.evaluation import alpaca
 from selfimprove.evaluation.alpaca import Measured, measure, read_annotations, shipped_gamed
-from selfimprove.evaluation.length_control import length_controlled_win_rate
+from selfimprove.evaluation.length_control import LengthControlled, length_controlled_win_rate
 from selfimprove.evaluation.win_rate import win_rate
 from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
 
@@ -30,6 +31,11 @@ LEADERBOARD = {
 }
 
 
+def lc(one: Measured) -> LengthControlled:
+    assert one.controlled is not None and one.uncontrolled is None
+    return one.controlled
+
+
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Measured]:
     return {one.model: one for one in measure(FIXTURE, resamples=20)}
@@ -42,10 +48,10 @@ def test_rates_are_the_leaderboards(model: str, measured: dict[str, Measured]) -
     assert found.rate.win_rate == pytest.approx(rate, abs=1e-6)
     assert found.rate.standard_error == pytest.approx(error, abs=1e-6)
     assert found.rate.discrete == pytest.approx(discrete, abs=1e-6)
-    assert found.controlled.win_rate == pytest.approx(controlled, abs=near)
-    low, high = found.controlled.low, found.controlled.high
+    assert lc(found).win_rate == pytest.approx(controlled, abs=near)
+    low, high = lc(found).low, lc(found).high
     assert low is not None and high is not None
-    assert low < found.controlled.win_rate < high
+    assert low < lc(found).win_rate < high
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the annotations of all twelve models are not at hand")
@@ -58,7 +64,7 @@ def test_all_models_at_hand_are_the_leaderboards() -> None:
         row = leaderboard.loc[one.model]
         assert one.rate.win_rate == pytest.approx(row["win_rate"], abs=1e-6)
         assert (one.rate.wins, one.rate.draws, one.rate.losses) == (row["n_wins"], row["n_draws"], row["n_wins_base"])
-        off.append(abs(one.controlled.win_rate - row["length_controlled_winrate"]))
+        off.append(abs(lc(one).win_rate - row["length_controlled_winrate"]))
     assert sum(difference < 1e-4 for difference in off) >= 10
     assert max(off) < 0.02
 
@@ -81,8 +87,8 @@ def test_difficulty_by_instruction_is_another_number_only_where_rows_are_missing
     rows = pd.read_csv(FIXTURE)
     rows["row"] = rows["index"]
     rows.to_csv(tmp_path / "by-instruction.csv", index=False)
-    whole = {one.model: one.controlled.win_rate for one in measure(FIXTURE, resamples=0)}
-    moved = {one.model: one.controlled.win_rate for one in measure(tmp_path / "by-instruction.csv", resamples=0)}
+    whole = {one.model: lc(one).win_rate for one in measure(FIXTURE, resamples=0)}
+    moved = {one.model: lc(one).win_rate for one in measure(tmp_path / "by-instruction.csv", resamples=0)}
     assert moved["claude-2"] == whole["claude-2"]
     assert abs(moved["phi-2"] - whole["phi-2"]) > 0.1
 
@@ -91,6 +97,29 @@ def test_without_a_row_column_a_rows_place_counts(tmp_path: Path) -> None:
     pd.read_csv(FIXTURE).drop(columns="row").to_csv(tmp_path / "no-row.csv", index=False)
     first, second = (read_annotations(path)["phi-2"]["row"].tolist() for path in (FIXTURE, tmp_path / "no-row.csv"))
     assert first == second
+
+
+def test_an_instructions_text_decides_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not its place in the file, nor a number beside it; what is none of AlpacaEval's has no difficulty."""
+    numbers = {f"question {i}": i for i in range(805)}
+    monkeypatch.setattr(alpaca, "instruction_index", numbers.get)
+    rows = pd.read_csv(FIXTURE).query("model == 'claude-2'").drop(columns="row")
+    rows["instruction"] = [f"question {i}" for i in rows["index"]]
+
+    def found(name: str, rows: pd.DataFrame, corrected: bool) -> Measured:
+        rows.to_csv(tmp_path / name, index=False)
+        (one,) = measure(tmp_path / name, corrected, resamples=0)
+        return one
+
+    mixed = rows.sample(frac=1, random_state=1).assign(index=range(805))
+    for corrected in (False, True):
+        one, other = (lc(found("mine.csv", given, corrected)) for given in (rows, mixed))
+        assert one.win_rate == pytest.approx(other.win_rate, abs=1e-6)
+    own = found("own.csv", rows.assign(instruction=["mine", *rows["instruction"][1:]]), False)
+    assert own.controlled is None and "1 of 805 instructions are none" in str(own.uncontrolled)
+    assert own.rate.n == 805 and own.as_json()["length_controlled_win_rate"] is None
+    with pytest.raises(InputError, match="second row of claude-2 for instruction 'question 0'"):
+        found("twice.csv", pd.concat([rows, rows[:1]]), False)
 
 
 # ---- the pure parts
@@ -216,7 +245,7 @@ def test_an_answer_without_log_probs_is_read_and_nonsense_is_missing(tmp_path: P
     expected = [float(is_switched("q0")), float(not is_switched("q1"))]
     assert found["preference"].tolist()[:2] == expected
     assert found["preference"].isna().tolist() == [False, False, True, True]
-    assert found["index"].tolist() == [0, 1, 2, 3] and set(found["len_output_2"]) == {3}
+    assert found["index"].tolist() == [-1] * 4 and set(found["len_output_2"]) == {3}
 
 
 # ---- files that are wrong

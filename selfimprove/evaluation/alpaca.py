@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -24,23 +25,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("model", "index", "preference", "len_output_1", "len_output_2")
+_FOREIGN = -1  # the index of an instruction that is none of AlpacaEval's
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's figures. Lengths in characters."""
+    """One model's figures. Lengths in characters. `controlled` is None, `uncontrolled` says why, where instructions are
+    none of AlpacaEval's, which alone have a difficulty."""
 
     model: str
     rate: WinRate
-    controlled: LengthControlled
+    controlled: LengthControlled | None
     mean_length: float
+    uncontrolled: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For machines: every rate in percent."""
         return {
             "model": self.model,
             "win_rate": self.rate.win_rate,
-            "length_controlled_win_rate": self.controlled.win_rate,
+            "length_controlled_win_rate": self.controlled.win_rate if self.controlled else None,
             "standard_error": self.rate.standard_error,
             "n": self.rate.n,
             "discrete_win_rate": self.rate.discrete,
@@ -49,13 +53,14 @@ class Measured:
             "ties": self.rate.draws,
             "missing": self.rate.missing,
             "win_rate_interval": [self.rate.low, self.rate.high],
-            "length_controlled_interval": [self.controlled.low, self.controlled.high],
+            "length_controlled_interval": [self.controlled.low, self.controlled.high] if self.controlled else None,
             "mean_length": self.mean_length,
             "fit": {
                 name: value
-                for name, value in asdict(self.controlled).items()
+                for name, value in (asdict(self.controlled) if self.controlled else {}).items()
                 if name in ("length", "difficulty", "model", "inverse_strength")
             },
+            **({"not_length_controlled": self.uncontrolled} if self.uncontrolled else {}),
         }
 
 
@@ -70,6 +75,17 @@ def shipped_gamed() -> tuple[Gamed, Floats]:
     return gamed, difficulty.to_numpy(float)
 
 
+@lru_cache
+def _known_instructions() -> dict[str, int]:
+    with (suites_folder() / "alpaca" / "instructions.csv").open(newline="") as file:
+        return {row["sha256"]: int(row["index"]) for row in csv.DictReader(file)}
+
+
+def instruction_index(text: str) -> int | None:
+    """The instruction's number in AlpacaEval, None where it is none of the 805."""
+    return _known_instructions().get(hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
 def measure(path: Path, corrected: bool = False, max_missing: float = 0.1, resamples: int = 200) -> Iterator[Measured]:
     """The figures of every model in an annotation file, in the file's order, one after another.
 
@@ -77,7 +93,10 @@ def measure(path: Path, corrected: bool = False, max_missing: float = 0.1, resam
     `preference`, 1 if the baseline's output is the better one, 2 if the model's, anything between, 0 for a tie, empty
     for missing; `len_output_1` and `len_output_2`, characters of the baseline's and the model's output; optionally
     `row`, the place of a row in the file that it was taken from (by default its place among the model's rows). A file
-    that ends in .json is the authors' `annotations.json`.
+    that ends in .json is the authors' `annotations.json`. Where the file holds the `instruction` itself (as that one
+    does, and a CSV may), its text decides which it is, whatever the order or the `index`; and without a `row` the rows
+    count in AlpacaEval's order. Other instructions than AlpacaEval's have no difficulty, so no
+    length-controlled win rate.
 
     Args:
         corrected: difficulties by instruction instead of by row, and centred length differences.
@@ -97,19 +116,23 @@ def measure(path: Path, corrected: bool = False, max_missing: float = 0.1, resam
                 f"of {max_missing:g} (--max-missing); a rate of what is left would not be the model's"
             )
         difference = (rows["len_output_1"] - rows["len_output_2"]).to_numpy(float)
+        length = float(rows["len_output_2"].mean())
+        if foreign := int((rows["index"] == _FOREIGN).sum()):
+            why = f"{foreign} of {len(rows)} instructions are none of AlpacaEval's, which alone have a difficulty"
+            yield Measured(name, win_rate(preference), None, length, why)
+            continue
         place = rows["index" if corrected else "row"].to_numpy(int)
-        yield Measured(
-            name,
-            win_rate(preference),
-            length_controlled_win_rate(preference, difference, difficulty[place], gamed, corrected, resamples),
-            float(rows["len_output_2"].mean()),
-        )
+        controlled = length_controlled_win_rate(preference, difference, difficulty[place], gamed, corrected, resamples)
+        yield Measured(name, win_rate(preference), controlled, length)
 
 
 def read_annotations(path: Path) -> dict[str, pd.DataFrame]:
     """Rows by model, checked (see `measure`); `preference` becomes the probability that the model is the better one."""
 
     rows = _read_json(path) if path.suffix == ".json" else _read_csv(path)
+    if by_text := "instruction" in rows.columns:
+        found = [instruction_index(text) for text in rows["instruction"]]
+        rows["index"] = [str(_FOREIGN if index is None else index) for index in found]
     for name in COLUMNS:
         if name not in rows.columns:
             close = get_close_matches(name, list(rows.columns), 1)
@@ -118,23 +141,37 @@ def read_annotations(path: Path) -> dict[str, pd.DataFrame]:
     if rows.empty:
         raise InputError(f"--annotations: {path}: has no rows")
     count = len(shipped_gamed()[1])
-    if "row" not in rows.columns:
-        rows["row"] = rows.groupby("model", sort=False).cumcount().astype(str)
-    for name in ("index", "row"):
-        rows[name] = _numbers(path, rows, name, lambda v: (v >= 0) & (v < count) & (v % 1 == 0), f"0 to {count - 1}")
+    lowest = _FOREIGN if by_text else 0
+    valid = f"0 to {count - 1}"
+    rows["index"] = _numbers(path, rows, "index", lambda v: (v >= lowest) & (v < count) & (v % 1 == 0), valid)
+    if "row" in rows.columns:
+        rows["row"] = _numbers(path, rows, "row", lambda v: (v >= 0) & (v < count) & (v % 1 == 0), valid)
+    elif by_text:
+        rows["row"] = rows.groupby("model", sort=False)["index"].rank(method="first") - 1
+    else:
+        place = rows.groupby("model", sort=False).cumcount()
+        if (place >= count).any():
+            raise InputError(f"--annotations: {path}: a model has more than AlpacaEval's {count} rows")
+        rows["row"] = place.astype(float)
     for name in ("len_output_1", "len_output_2"):
         rows[name] = _numbers(path, rows, name, lambda v: (v >= 0) & np.isfinite(v), "a number of characters")
     given = _numbers(
         path, rows, "preference", lambda v: np.isnan(v) | (v == 0) | ((v >= 1) & (v <= 2)), "1 to 2, 0 (tie) or empty"
     )
     rows["preference"] = given.replace({0.0: 1.5}) - 1
-    twice = rows[rows.duplicated(["model", "index"])]
+    twice = rows[rows.duplicated(["model", "instruction" if by_text else "index"])]
     if len(twice):
         first = twice.iloc[0]
         raise InputError(
             f"--annotations: {path}, line {twice.index[0] + 2}: a second row of {first['model']} for instruction "
+            f"{first['instruction'][:60]!r}; every instruction counts once"
+            if by_text
+            else f"--annotations: {path}, line {twice.index[0] + 2}: a second row of {first['model']} for instruction "
             f"{int(first['index'])}; every instruction counts once"
         )
+    if by_text:  # the fit's folds go by place, so a file in another order would give another number
+        rows = rows.assign(at=rows.groupby("model", sort=False).ngroup())
+        rows = rows.sort_values(["at", "index"], kind="stable").drop(columns="at")
     return {str(name): group for name, group in rows.groupby("model", sort=False)}
 
 
@@ -159,7 +196,6 @@ def _read_json(path: Path) -> pd.DataFrame:
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         raise InputError(f"--annotations: {path}: must be a list of annotations, one object each")
     rows = []
-    places: Counter[str] = Counter()
     for number, one in enumerate(given):
         for name in ("generator_2", "instruction", "output_1", "output_2"):
             if not isinstance(one.get(name), str):
@@ -168,19 +204,16 @@ def _read_json(path: Path) -> pd.DataFrame:
         if preference is None and isinstance(one.get("raw_completion"), dict):
             verdict, _ = raw_verdict(one["raw_completion"], one["instruction"])
             preference = None if verdict is None else 1 + verdict
-        model = one["generator_2"]
-        place = one.get("index", places[model])  # the authors' own files are in AlpacaEval's order
-        places[model] += 1
         rows.append(
             {
-                "model": model,
-                "index": str(place),
+                "model": one["generator_2"],
+                "instruction": one["instruction"],
                 "preference": "" if preference is None else str(preference),
                 "len_output_1": str(len(one["output_1"])),
                 "len_output_2": str(len(one["output_2"])),
             }
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=["instruction", *COLUMNS])
 
 
 def raw_verdict(completion: Mapping[str, Any], instruction: str) -> Verdict:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +12,7 @@ import numpy as np
 from selfimprove.artefacts import write_json
 from selfimprove.chat import Message
 from selfimprove.data.sources import Prompt
-from selfimprove.evaluation.alpaca import shipped_gamed
+from selfimprove.evaluation.alpaca import instruction_index, shipped_gamed
 from selfimprove.evaluation.dialogues import Answers, Opponent, answer_items
 from selfimprove.evaluation.judge_questions import pair_question, response_question
 from selfimprove.evaluation.length_control import LengthControlled, length_controlled_win_rate
@@ -36,7 +33,6 @@ from selfimprove.judging.pairwise import is_switched
 from selfimprove.judging.rubric import Rubric
 from selfimprove.policy import Policy
 from selfimprove.run_data import content
-from selfimprove.shipped import suites_folder
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
@@ -193,15 +189,9 @@ def _length(answers: Answers, item: Prompt) -> int:
     return sum(map(len, answers.texts[item.id]))
 
 
-@lru_cache
-def _known_instructions() -> dict[str, int]:
-    with (suites_folder() / "alpaca" / "instructions.csv").open(newline="") as file:
-        return {row["sha256"]: int(row["index"]) for row in csv.DictReader(file)}
-
-
 def known_index(item: Prompt) -> int | None:
     """The instruction's number in AlpacaEval, None where it is none of the 805."""
-    return _known_instructions().get(hashlib.sha256(content(item).encode()).hexdigest()[:16])
+    return instruction_index(content(item))
 
 
 def _length_controlled(
