@@ -19,7 +19,7 @@ from selfimprove.methods.answer import answer, answer_with, prompts_to_answer
 from selfimprove.methods.evaluate_judge import evaluate_judge, judges_to_measure
 from selfimprove.methods.evaluate_responses import evaluate_responses, responses_and_judges
 from selfimprove.methods.judge_file import file_to_judge, judge_file, responses_to_judge
-from selfimprove.policy import MODELS, Policy, pick_device
+from selfimprove.policy import MODELS, Policy, pick_device, resolve_policy
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe import Recipe
 from selfimprove.reporting.events import EventLog, read_events
@@ -119,12 +119,19 @@ def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     before = place.read_recipe().get("sampling", {}).get("backend") if place.recipe_file.is_file() else None
     if before not in ("vllm", "transformers", "openai") or (before == "openai" and recipe.sampling.server is None):
         before = None
-    backend, note = choose_backend(recipe.sampling.backend, pick_device(recipe.device), before)
+    backend, note = choose_backend(recipe.sampling.backend, pick_device(recipe.device), before, _base(recipe))
     if recipe.sampling.backend == "auto":
         note = note or f"sampling with {backend}" + (", as this run began" if before else "")
     if note:
         progress.note(note)
     return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"backend": backend})})
+
+
+def _base(recipe: Recipe) -> Path | None:
+    """The folder of the base model that samples; None where the run has no model of its own."""
+    if recipe.sampling.backend != "auto" or recipe.method in ("evaluate_judge", "evaluate_responses", "judge_file"):
+        return None
+    return Path(resolve_policy(recipe.model, trust_remote_code=recipe.trust_remote_code).base)
 
 
 def _adopt(loop: Inference, place: Run) -> None:

@@ -440,7 +440,7 @@ def test_a_judges_failures_are_missing_and_too_many_end_the_evaluation(
     (folder / "spoken").mkdir()
     (folder / "spoken" / "rubric.yaml").write_text("parser: verdict\nmax_new_tokens: 4\n")
     (folder / "spoken" / "prompt.txt").write_text("{instruction}\n{output_1}\n{output_2}\n[[A]], [[B]] or [[C]]?\n")
-    with pytest.raises(RunFailed, match="the verdict names no winner: 10"):
+    with pytest.raises(RunFailed, match="cut off by the length limit: 10"):
         run(evaluation(folder, tiny_model, judge_model, rubric="spoken", order="both", output="written"), quiet())
 
 

@@ -444,3 +444,25 @@ def test_no_engine_is_looked_for_where_none_was_used() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert sampling.__doc__
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"hidden_size": 576, "num_attention_heads": 9}, None),
+        ({"hidden_size": 32, "num_attention_heads": 4}, "heads of size 8"),
+        ({"text_config": {"head_dim": 48, "hidden_size": 96, "num_attention_heads": 2}}, "heads of size 48"),
+        ({"n_embd": 64, "n_head": 4}, "heads of size 16"),
+        ({"hidden_size": 64, "num_attention_heads": 1, "layer_types": ["conv", "full_attention"]}, "kind conv"),
+        ({"hidden_size": 64}, None),
+    ],
+)
+def test_auto_samples_a_model_that_vllm_has_no_kernel_for_with_transformers(
+    tmp_path: Path, config: dict[str, Any], refused: str | None
+) -> None:
+    from selfimprove.sampling import beyond_vllm
+
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = beyond_vllm(tmp_path, "cpu")
+    assert found is None if refused is None else found is not None and refused in found
+    assert beyond_vllm(tmp_path, "cuda") is None and beyond_vllm(tmp_path / "nowhere", "cpu") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,11 +74,35 @@ def response_seed(run_seed: int, step_key: str, update: int, prompt_id: str, att
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 2
 
 
-def choose_backend(wanted: str, device: str, before: str | None = None) -> tuple[str, str | None]:
+# What vLLM 0.32's attention on the CPU has kernels for (`get_supported_head_sizes`).
+_CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+
+
+def beyond_vllm(base: Path, device: str) -> str | None:
+    """Why vLLM does not run the model in this folder on the CPU, as far as its configuration says; None where it may."""
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config") or config
+        heads = config.get("num_attention_heads") or config.get("n_head")
+        size = config.get("head_dim") or (config.get("hidden_size") or config.get("n_embd")) // heads
+        layers = set(config.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError):
+        return None  # whoever loads it says what is wrong
+    if device != "cpu":
+        return None
+    if layers:
+        return f"vLLM on the CPU has not been tried with layers of kind {', '.join(sorted(layers))}"
+    return None if size in _CPU_HEADS else f"vLLM on the CPU has no attention for heads of size {size}"
+
+
+def choose_backend(
+    wanted: str, device: str, before: str | None = None, base: Path | None = None
+) -> tuple[str, str | None]:
     """The backend that `sampling.backend` means on this machine, and what a person should be told of the choice.
 
-    `auto` takes vLLM where a tested version works for the device, else `transformers`; a run that is gone on with
-    keeps the backend it was `before`, since another one would draw other responses.
+    `auto` takes vLLM where a tested version works for the device and for the model in the folder `base`, else
+    `transformers`; a run that is gone on with keeps the backend it was `before`, since another one would draw other
+    responses.
     """
     if wanted in ("transformers", "openai") or (wanted == "auto" and before in ("transformers", "openai")):
         return (before if wanted == "auto" and before else wanted), None
@@ -94,6 +119,8 @@ def choose_backend(wanted: str, device: str, before: str | None = None) -> tuple
     if vllm.problem or vllm.untested:
         # Not having it is nobody's mistake; having it and not getting it should be explained.
         return "transformers", f"sampling with transformers: {vllm.problem or vllm.untested}" if vllm.version else None
+    if base and (why := beyond_vllm(base, device)):
+        return "transformers", f"sampling with transformers: {why}"
     return "vllm", None
 
 
