@@ -79,7 +79,7 @@ _CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def beyond_vllm(base: Path, device: str) -> str | None:
-    """Why vLLM does not run the model in this folder on the CPU, as far as its configuration says; None where it may."""
+    """Why vLLM does not run the model of this folder on the CPU, as its configuration has it; None where it may."""
     try:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config") or config
