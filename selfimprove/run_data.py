@@ -39,6 +39,7 @@ class RunData:
     def __post_init__(self) -> None:
         search = self.recipe.search_folders()
         self.seed_texts: list[str] = []
+        self.pair_texts: list[str] = []
         with under("data.seed"):
             self.seed_examples = self._seed_examples(search) if self.recipe.data.seed else []
         uses_prompts = self.recipe.method not in ("sft", "dpo") and self.recipe.data.prompts
@@ -49,8 +50,9 @@ class RunData:
 
     def training_texts(self) -> list[str]:
         """Every text that is trained on and known before the run, for the leak gate."""
-        prompts = [prompt.text for prompts in self.round_prompts for prompt in prompts]
-        return [*self.seed_texts, *prompts, *(pair.prompt.text for pair in self.pairs)]
+        prompts = [prompt for prompts in self.round_prompts for prompt in prompts]
+        asked = [turn["content"] for prompt in prompts for turn in prompt.messages if turn["role"] != "system"]
+        return [*self.seed_texts, *asked, *self.pair_texts]
 
     def new_tokens(self) -> int:
         """Tokens that may follow a prompt: a response, or the first attempt, the instruction and the second one."""
@@ -87,7 +89,7 @@ class RunData:
     def _seed_examples(self, search: Sequence[Path]) -> list[dict[str, list[int]]]:
         examples = [e for source in self.recipe.data.seed or () for e in load_examples(source, search)]
         examples = examples[: self.recipe.data.seed_limit]
-        self.seed_texts = [content(example.prompt) for example in examples]
+        self.seed_texts = [text for one in examples for text in (*_turns(one.prompt), one.response)]
         rows = []
         for example in examples:
             prompt_ids, response_ids = render_example(self.tokenizer, list(example.prompt.messages), example.response)
@@ -126,6 +128,7 @@ class RunData:
 
     def _given_pairs(self, search: Sequence[Path]) -> list[Pair]:
         given = [p for source in self.recipe.data.pairs or () for p in load_preferences(source, search)]
+        self.pair_texts = [text for one in given for text in (*_turns(one.prompt), one.chosen, one.rejected)]
         pairs = []
         for number, one in enumerate(given):
             prompt_id = f"{number}:{one.prompt.id}"
@@ -146,6 +149,11 @@ class RunData:
     def _dropped(self, dropped: int, total: int, what: str) -> None:
         if dropped:
             self.note(f"{dropped} of {total} {what} are too long for {self.room} tokens and are left out")
+
+
+def _turns(prompt: Prompt) -> list[str]:
+    """What is said in a prompt, without what a system turn tells the model to be."""
+    return [turn["content"] for turn in prompt.messages if turn["role"] != "system"]
 
 
 def responses_of(pairs: Sequence[Pair]) -> Responses:

@@ -256,7 +256,7 @@ def test_unknown_columns_are_named(tmp_path: Path, options: dict[str, Any], mess
         ({"prompt": "a", "chosen": "", "rejected": "x"}, "chosen is empty"),
         ({"prompt": "a", "chosen": "x", "rejected": "y", "confidence": 1.5}, "from 0 to 1, found 1.5"),
         ({"prompt": "a", "chosen": "x", "rejected": "y", "confidence": None}, "from 0 to 1, found None"),
-        ({"prompt": "a", "chosen": "x", "rejected": "y", "confidence": float("nan")}, "found nan"),
+        ({"prompt": "a", "chosen": "x", "rejected": "y", "confidence": float("nan")}, "found None"),
         ({"chosen": "x", "rejected": "y"}, "no column 'prompt'"),
     ],
 )
@@ -278,7 +278,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         load_prompts(source("no.jsonl"), [tmp_path, tmp_path / "eval"])
     assert f"{tmp_path}/no.jsonl, {tmp_path}/eval/no.jsonl" in str(missing.value)
     for name, content, message in (
-        ("data.csv", b"a,b", "use .jsonl, .json or .parquet"),
+        ("data.xlsx", b"a,b", "use .jsonl, .json, .parquet, .csv"),
         ("data.parquet", b"not parquet", "not a readable parquet file"),
         ("data.json", b'{"prompt": "a"}', "expected a list"),
         ("data.json", b'[\n{"prompt": "a"},\n{]', "line 3, column 2: not JSON"),

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from selfimprove.chat import Message
+from selfimprove.data.files import file_rows, locate
+from selfimprove.data.forms import dialogue, number_as_text, plain_value, turn_of
 from selfimprove.errors import InputError
 from selfimprove.registry import find_code, is_code_file, load_code
 
@@ -26,6 +28,7 @@ Role = Literal[
 ]  # fmt: skip
 _USUAL = {
     "prompt": ("prompt", "instruction", "question", "input", "query"),
+    "messages": ("messages", "conversations", "conversation"),
     "response": ("response", "output", "completion"),
     "references": ("references", "reference"),
     "label": ("label", "preference"),
@@ -74,9 +77,9 @@ class Preference:
 
 
 class DataSource(BaseModel):
-    """A file (`path`: .jsonl, .json with a list, .parquet), a list in a Python file (`path: mine.py:prompts`: texts,
-    rows, or a function that returns them) or a hub data set; bare text means `path`. `hub` with `file` is that one file
-    of the data set's repository.
+    """A file (`path`: .jsonl, .json, .parquet, .csv, .tsv, .txt with a prompt a line), a folder or a pattern of such
+    files, a list in a Python file (`path: mine.py:prompts`: texts, rows, or a function that returns them) or a hub data
+    set; bare text means `path`. `hub` with `file` is that one file of the data set's repository.
 
     `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column holds what,
     where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids from the content);
@@ -158,10 +161,7 @@ def load_preferences(source: DataSource, search: Sequence[Path]) -> list[Prefere
         (head, chosen), (other, rejected) = row.completion("chosen"), row.completion("rejected")
         if head != other or not chosen.strip():
             raise row.wrong("chosen is empty, or differs from rejected before the last turn")
-        # A head that starts with an assistant turn goes on from the prompt; any other one repeats it.
-        repeats = bool(head) and head[0]["role"] != "assistant"
-        asked = head if repeats and source.template is None else row.asked() + (() if repeats else head)
-        preferences.append(Preference(row.prompt(asked, ids), chosen, rejected, row.confidence()))
+        preferences.append(Preference(row.prompt(row.asked_before(head), ids), chosen, rejected, row.confidence()))
     return preferences
 
 
@@ -209,7 +209,7 @@ class Row:
             raise self.wrong(f"{what} must be text, found {shown(value)}")
         if re.search("[\ud800-\udfff]", str(value)):
             raise self.wrong(f"{what} has half a surrogate pair, which is no character; correct or remove it")
-        return str(value)
+        return value if isinstance(value, str) else number_as_text(value)
 
     def optional(self, role: Role) -> str | None:
         value = self.values[column] if (column := self.column(role)) else None
@@ -227,17 +227,25 @@ class Row:
         value = self.value(role)
         if not isinstance(value, list) or not value:
             raise self.wrong(f"{role} must be a list of turns, found {shown(value)}")
+        turns = []
         for turn in value:
-            good = isinstance(turn, dict) and turn.get("role") in ("system", "user", "assistant")
-            if not good or not isinstance(turn.get("content"), str):
-                raise self.wrong(f"{role}: a turn needs role (system, user, assistant) and content: {turn}")
-        return tuple({"role": turn["role"], "content": turn["content"]} for turn in value)
+            read, why_not = turn_of(turn)
+            if read is None:
+                raise self.wrong(f"{role}: {why_not}")
+            turns.append(read)
+        if value[-1].get("weight", 1) in (0, False):
+            raise self.wrong(f"{role}: the last answer has `weight: 0`, it is not to be learned; remove the row")
+        return tuple(turns)
 
     def completion(self, role: Role) -> tuple[Messages, str]:
         """(turns before the answer, answer) of a plain or conversational column."""
         if not isinstance(value := self.value(role), list):
-            return (), self.text(value, role)
-        turns = self.turns(role)
+            text = self.text(value, role)
+            if (said := dialogue(text)) is None:
+                return (), text
+            turns: Messages = tuple(said)
+        else:
+            turns = self.turns(role)
         if turns[-1]["role"] != "assistant":
             raise self.wrong(f"{role} must end with an assistant turn")
         return turns[:-1], turns[-1]["content"]
@@ -253,10 +261,56 @@ class Row:
         if isinstance(self.value("prompt"), list):
             return self.turns("prompt")
         text = self.text(self.value("prompt"), "prompt")
-        usual = "prompt" not in self.source.fields and self.column("prompt") == "instruction"
-        if usual and self.values.get("input"):  # Alpaca: the material that the instruction speaks of
-            text += "\n\n" + self.text(self.values["input"], "input")
-        return ({"role": "user", "content": text},)
+        if said := dialogue(text):  # HH-RLHF
+            return tuple(said)
+        usual = "prompt" not in self.source.fields
+        # The material that an instruction speaks of: Alpaca's, Dolly's
+        more = {"instruction": ("input", "context"), "question": ("context",)}.get(str(self.column("prompt")), ())
+        for name in more if usual else ():
+            if self.values.get(name) and not isinstance(self.values[name], dict | list):
+                text += "\n\n" + self.text(self.values[name], name)
+        return (*(self.before() if usual else ()), {"role": "user", "content": text})
+
+    def asked_before(self, head: Messages) -> Messages:
+        """The prompt of a pair whose answers come with the turns `head` before them: these go on from it, or repeat it
+        (its last turn, or all but a system turn). Raises InputError where they are of another question."""
+        if not head or head[0]["role"] == "assistant":
+            return self.asked() + head
+        if self.source.template is not None:
+            return self.asked()
+        if self.column("prompt") is None:
+            return head
+        asked = self.asked()
+        own = tuple(turn for turn in asked if turn["role"] != "system")
+        theirs = tuple(turn for turn in head if turn["role"] != "system")
+        users = [turn["content"].strip() for turn in theirs if turn["role"] == "user"]
+        if own != theirs and not (len(own) == 1 and own[0]["content"].strip() in (users[:1] + users[-1:])):
+            raise self.wrong(
+                f"the prompt ({shown(own[-1]['content'])}) is not what the turns of chosen repeat "
+                f"({shown(theirs[-1]['content'] if theirs else '')}); correct the row, or leave the prompt's column "
+                "out by `fields: {prompt: ''}`"
+            )
+        systems = [turn for turn in (*head, *asked) if turn["role"] == "system"]
+        if len({turn["content"] for turn in systems}) > 1:
+            raise self.wrong("prompt and chosen have different system turns; keep one")
+        return (*systems[:1], *theirs)
+
+    def before(self) -> Messages:
+        """The turns before the prompt in columns of their own: Orca's `system`, LLaMA-Factory's `history` of
+        [user, assistant]."""
+        turns: list[Message] = []
+        for name in ("system", "system_prompt"):
+            if isinstance(found := self.values.get(name), str) and found.strip():
+                turns = [{"role": "system", "content": found}]
+        history = self.values.get("history")
+        if history is not None and not isinstance(history, list):
+            raise self.wrong(f"history must be a list of [user, assistant] texts, found {shown(history)}")
+        for pair in history or ():
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise self.wrong(f"history must be a list of [user, assistant] texts, found {shown(pair)}")
+            turns.append({"role": "user", "content": self.text(pair[0], "history")})
+            turns.append({"role": "assistant", "content": self.text(pair[1], "history")})
+        return tuple(turns)
 
     def filled(self, column: str) -> str:
         if column not in self.values:
@@ -340,13 +394,15 @@ def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
     """The rows that `where` and `limit` keep: at least one, else InputError."""
     code = source.path if source.path and is_code_file(source.path) else None
     hub = f"{source.hub} [{source.file or source.split}]" if source.hub else None
-    origin = hub or code or str(_locate(str(source.path), search))
+    files = [] if hub or code else locate(str(source.path), search)
+    origin = hub or code or (str(files[0]) if len(files) == 1 else str(source.path))
     kept = read = 0
     columns: dict[str, None] = {}  # a set that keeps its order
-    found = _hub_rows(source) if hub else _code_rows(code, search) if code else _file_rows(Path(origin))
+    found = _hub_rows(source) if hub else _code_rows(code, search) if code else _rows_of(files)
     for place, values in found:
         if not isinstance(values, dict):
             raise InputError(f"{origin}, {place}: a row must be an object, found {shown(values)}")
+        values = plain_value(values)
         read += 1
         columns.update(dict.fromkeys(values))
         if all(name in values and _same(values[name], wanted) for name, wanted in source.where.items()):
@@ -363,17 +419,14 @@ def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
         raise InputError(f"{origin}: none of the {read} rows matches where: {source.where}")
 
 
+def _rows_of(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    for path in files:
+        part = "" if len(files) == 1 else f"{path.name}, "
+        yield from ((f"{part}{place}", row) for place, row in file_rows(path))
+
+
 def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)  # here True is not 1
-
-
-def _locate(path: str, search: Sequence[Path]) -> Path:
-    tried = [folder / Path(path).expanduser() for folder in search] or [Path(path).expanduser()]
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    looked = dict.fromkeys(str(candidate) for candidate in tried)
-    raise InputError(f"data file {path!r} not found; looked for {', '.join(looked)}")
 
 
 def _code_rows(name: str, search: Sequence[Path]) -> Iterator[tuple[str, Any]]:
@@ -395,46 +448,11 @@ def _code_rows(name: str, search: Sequence[Path]) -> Iterator[tuple[str, Any]]:
         yield f"row {number}", values
 
 
-def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    rows: list[Any]
-    if path.suffix == ".jsonl":
-        with path.open("rb") as lines:  # bytes split at \n only; text would also split at U+2028 in a value
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"line {number}", _parsed(path, line, number)
-        return
-    if path.suffix == ".json":
-        rows = _parsed(path, path.read_bytes())
-        if not isinstance(rows, list):
-            raise InputError(f"{path}: expected a list of objects; one object per line is called .jsonl")
-    elif path.suffix == ".parquet":
-        from pyarrow import ArrowException, parquet
-
-        try:
-            rows = parquet.read_table(path).to_pylist()
-        except (ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a readable parquet file ({error})") from error
-    else:
-        hint = f"; a list in it is `{path.name}:NAME`" if path.suffix == ".py" else ""
-        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; use .jsonl, .json or .parquet{hint}")
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-
-
-def _parsed(path: Path, data: bytes, line: int | None = None) -> Any:
-    try:
-        return json.loads(data.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {line or error.lineno}, column {error.colno}"
-        raise InputError(f"{where}: not JSON ({error.msg}); correct or remove it") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, endless digits, endless nesting
-        raise InputError(f"{path}, line {line or 1}: not JSON in UTF-8 ({error})") from error
-
-
 def _hub_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
     import datasets
 
     if source.file:
-        yield from _file_rows(_hub_file(source))
+        yield from file_rows(_hub_file(source))
         return
     try:
         data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
