@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,28 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_gen
             f"{_name(tokenizer)} has no chat template, so no conversation can be written for it; use the "
             "instruction-tuned model, or put a chat_template.jinja file beside its tokenizer.json"
         )
+    text = _applied(tokenizer, messages, add_generation_prompt)
+    if (lost := _left_out(messages, text)) is None:
+        return text
+    # Vision models' templates read a list of parts only, and of a text nothing.
+    parts: Any = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
+    with suppress(InputError):
+        text = _applied(tokenizer, parts, add_generation_prompt)
+        if _left_out(messages, text) is None:
+            return text
+    raise InputError(
+        f"the chat template of {_name(tokenizer)} leaves out what the {lost['role']} says ({lost['content'][:60]!r}); "
+        "use a template that renders it, or put it into the user's turn"
+    )
+
+
+def _left_out(messages: Sequence[Message], text: str) -> Message | None:
+    """The first turn, of others than the assistant, whose text is not in the rendering."""
+    asked = (turn for turn in messages if turn["role"] != "assistant")
+    return next((turn for turn in asked if turn["content"].strip() not in text), None)
+
+
+def _applied(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool) -> str:
     try:
         return tokenizer.apply_chat_template(
             messages,

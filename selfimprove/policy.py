@@ -96,7 +96,9 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
         raise InputError(f"model: a .safetensors file in {where} is damaged ({error}); fetch it again") from error
     from selfimprove.chat import template_digest
 
-    policy = replace(policy, tokenizer_digest=template_digest(load_tokenizer(policy)))
+    tokenizer = load_tokenizer(policy)
+    _check_vocabulary(policy, tokenizer)
+    policy = replace(policy, tokenizer_digest=template_digest(tokenizer))
     start = start_of_run(model)
     if start and start["digest"] != policy.digest:
         raise InputError(
@@ -104,6 +106,18 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
             "tokenizer changed); give a model by its own name, or run the recipe again"
         )
     return policy
+
+
+def _check_vocabulary(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError where the base's tokenizer has ids that the base has no embeddings for."""
+    config = read_config(Path(policy.base))
+    rows = config.get("text_config", config).get("vocab_size") or config.get("vocab_size")
+    most = max(tokenizer.get_vocab().values(), default=0)
+    if rows and most >= rows and tokenizer_folder(policy) == policy.base:
+        raise InputError(
+            f"model: the tokenizer of {policy.base} has ids up to {most} ({tokenizer.convert_ids_to_tokens(most)!r}), "
+            f"its model has embeddings for {rows}: resize them (model.resize_token_embeddings) and save it again"
+        )
 
 
 def start_of_run(model: str) -> dict[str, str] | None:
@@ -234,10 +248,22 @@ def weights_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's config.json. Raises InputError for one that is torn or not there."""
+    file = folder / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model: {file} is not readable as JSON ({error}); fetch or save the model again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"model: {file} is no model's configuration; fetch or save the model again")
+    return found
+
+
 def model_digest(folder: Path) -> str:
     """Digest of a model or an adapter: its tensors, and the configuration that changes what they do."""
     adapter = folder / "adapter_config.json"
-    config = json.loads((adapter if adapter.is_file() else folder / "config.json").read_text())
+    config = adapter_config(folder) if adapter.is_file() else read_config(folder)
     settings = {
         key: sorted(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
         for key, value in config.items()
@@ -293,6 +319,7 @@ _verified: set[Path] = set()
 
 def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The policy's base without its adapter, in evaluation mode."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {
@@ -303,8 +330,11 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedMode
     verify_policy(policy)
     try:
         model = AutoModelForCausalLM.from_pretrained(policy.base, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"model: {policy.base} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = " ".join(str(error).split())[:500]
+        raise InputError(f"model: {policy.base} cannot be loaded: {said}") from error
     return model.to(device).eval()
 
 

@@ -16,15 +16,16 @@ from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS
 from selfimprove.judging.asking import under
 from selfimprove.judging.checkers.constraints import read_constraints
-from selfimprove.policy import Policy, load_tokenizer
+from selfimprove.policy import Policy, load_tokenizer, read_config
 from selfimprove.recipe import Recipe
 
 
 def context_tokens(base: str) -> int:
     """Tokens the model's positions cover, from its config.json."""
-    config = json.loads((Path(base) / "config.json").read_text())
+    config = read_config(Path(base))
     config = config.get("text_config", config)
-    return int(config.get("max_position_embeddings") or 2**31)
+    given = (config.get(name) for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"))
+    return int(next((one for one in given if one), 2**31))
 
 
 @dataclass

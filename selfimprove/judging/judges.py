@@ -16,7 +16,7 @@ from selfimprove.judging.checkers import constraints
 from selfimprove.judging.checkers.constraints import read_constraints
 from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
-from selfimprove.judging.rewarding import check_reward
+from selfimprove.judging.rewarding import check_one_label, check_reward
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
 from selfimprove.policy import Policy, resolve_policy
 
@@ -121,6 +121,7 @@ def check_judge(
             model = resolve_policy(str(judge.model), "judge", trust_remote_code)
         if model.adapter:
             raise InputError(f"{where}.model: {judge.model} is an adapter; merge it into its base first")
+        check_one_label(model, where)
 
 
 def _exact_match(judge: JudgeOptions, prompt: RenderedPrompt, response: Response, lenient: bool = False) -> Verdict:

@@ -101,6 +101,24 @@ class Checker:
         return [Rewarded(0.0, TRUNCATED) if one.truncated else found[one] for one in answered]
 
 
+def check_one_label(model: Policy, where: str) -> None:
+    """Raises InputError for a classifier whose head gives several numbers: none of them is known to be the reward."""
+    from safetensors import safe_open
+
+    for file in sorted(Path(model.base).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                rows = (
+                    tensors.get_slice(name).get_shape()[0]
+                    if name.endswith(("score.weight", "classifier.weight"))
+                    else 1
+                )
+                if rows != 1:
+                    raise InputError(
+                        f"{where}.model: {model.base} is a classifier with {rows} labels; a reward model has one"
+                    )
+
+
 def reward_step(
     reward: Reward, search: Sequence[Path], dtype: str, device: str, batch_tokens: int, trust_remote_code: bool = False
 ) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
@@ -190,6 +208,7 @@ def check_reward(
             judge = resolve_policy(str(reward.model), "judge", trust_remote_code)
         if judge.adapter:
             raise InputError(f"{where}.model: {reward.model} is an adapter; merge it into its base first")
+        check_one_label(judge, where)
 
 
 def _exact(steps: Sequence[str], asked: Sequence[Answered], advance: Advance) -> list[Rewarded]:

@@ -1,0 +1,78 @@
+"""Folders that are no usable model, or an unusual one: used, or refused in words before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import CHATML, byte_tokenizer, save_tiny_model
+
+from selfimprove.chat import end_of_turn_id, render_example, render_prompt
+from selfimprove.errors import InputError
+from selfimprove.policy import load_base, resolve_policy
+from selfimprove.run_data import context_tokens
+
+PARTS = CHATML.replace(
+    "{{ m['content'] }}",
+    "{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}",
+)
+ASKED = [{"role": "user", "content": "Hello"}]
+
+
+def changed(folder: Path, **changes: object) -> Path:
+    save_tiny_model(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder
+
+
+def test_a_torn_configuration_is_named(tmp_path: Path) -> None:
+    folder = changed(tmp_path / "torn")
+    text = (folder / "config.json").read_text()
+    for torn in (text[: len(text) // 2], "", "[]"):
+        (folder / "config.json").write_text(torn)
+        with pytest.raises(InputError, match=r"torn/config\.json is"):
+            resolve_policy(str(folder))
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq"])
+def test_a_base_that_needs_a_library_is_refused_in_words(tmp_path: Path, method: str) -> None:
+    import torch
+
+    quantised = {"quant_method": method, "load_in_4bit": True, "bits": 4, "group_size": 128}
+    policy = resolve_policy(str(changed(tmp_path / "base", quantization_config=quantised)))
+    with pytest.raises(InputError, match=r"cannot be loaded: .*require"):
+        load_base(policy, torch.float32, "cpu")
+
+
+def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "small")
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<extra{n}>" for n in range(2000)]})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match="resize_token_embeddings"):
+        resolve_policy(str(folder))
+
+
+@pytest.mark.parametrize("name", ["max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"])
+def test_the_context_by_any_of_its_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({name: 64}))
+    assert context_tokens(str(tmp_path)) == 64
+
+
+def test_a_template_that_reads_parts_gets_parts() -> None:
+    plain, parts = byte_tokenizer(), byte_tokenizer(PARTS)
+    assert parts.apply_chat_template(ASKED, tokenize=False) != plain.apply_chat_template(ASKED, tokenize=False)
+    assert render_prompt(parts, ASKED) == render_prompt(plain, ASKED)
+    assert render_example(parts, ASKED, "Hi") == render_example(plain, ASKED, "Hi")
+    assert end_of_turn_id(parts) == end_of_turn_id(plain)
+
+
+def test_a_template_that_leaves_a_turn_out_is_refused() -> None:
+    silent = byte_tokenizer(
+        CHATML.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    )
+    assert render_prompt(silent, ASKED)
+    with pytest.raises(InputError, match="leaves out what the system says"):
+        render_prompt(silent, [{"role": "system", "content": "In French."}, *ASKED])
