@@ -47,6 +47,7 @@ _CHAT_MARKS = (
 _GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*"  # white space, and what takes no room
 # A key that came later is in no digest where it is not used, so that rubrics without it keep theirs.
 _NEW = ("names",)
+_CUT = "the verdict was cut off by the length limit"
 # Part of every digest. Raise it when a parser here, or what is done to texts, changes.
 _READING = 2
 
@@ -199,7 +200,8 @@ class Rubric:
         Args:
             verdict: the judge's answer.
             log_probs: log-probability (nats) of the likeliest first tokens of that answer, by token.
-            cut: whether the length limit ended the answer: then it is missing, but where its first token is all.
+            cut: whether the length limit ended the answer: then it is missing, but where its first token is all, or it
+                holds a whole JSON object.
 
         A verdict is what follows the judge's thoughts; what it weighed there is none.
         """
@@ -209,8 +211,8 @@ class Rubric:
             return label_preference(answer or "", log_probs, *options.labels)
         if options.parser == "digits":
             return expected_digit(log_probs) if log_probs else stated_digit(answer or "")
-        if cut:
-            return None, "the verdict was cut off by the length limit"
+        if cut and options.names is None:  # a JSON object shows by itself whether it is whole
+            return None, _CUT
         if answer is None:
             return None, "the verdict ends within a thought"
         verdict = answer
@@ -218,7 +220,9 @@ class Rubric:
             return named_winner(verdict)
         if options.names is not None:
             scores, why = self.named(verdict)
-            return (None, why) if scores is None else (sum(scores.values()) / len(scores), None)
+            if scores is None:
+                return None, _CUT if cut else why
+            return sum(scores.values()) / len(scores), None
         value = _last_score(verdict) if options.parser == "score" else _first_rating(verdict)
         if value is None:
             return None, f"the verdict has no {options.parser}"
