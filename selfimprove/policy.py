@@ -109,13 +109,22 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
 
 
 def _check_vocabulary(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError where the base's tokenizer has ids that the base has no embeddings for."""
+    """Raises InputError where a conversation would have ids that the base has no embeddings for.
+
+    Ids that no conversation uses may lie beyond them (Gemma 3 1B has one, for the pictures of its larger kin).
+    """
+    from selfimprove.chat import render_example
+
     config = read_config(Path(policy.base))
     rows = config.get("text_config", config).get("vocab_size") or config.get("vocab_size")
-    most = max(tokenizer.get_vocab().values(), default=0)
+    used = [one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if one is not None]
+    with suppress(InputError):  # a reward model may have no template
+        for ids in render_example(tokenizer, [{"role": "user", "content": "question"}], "answer"):
+            used += ids
+    most = max(used, default=0)
     if rows and most >= rows and tokenizer_folder(policy) == policy.base:
         raise InputError(
-            f"model: the tokenizer of {policy.base} has ids up to {most} ({tokenizer.convert_ids_to_tokens(most)!r}), "
+            f"model: conversations of {policy.base} have the id {most} ({tokenizer.convert_ids_to_tokens(most)!r}), "
             f"its model has embeddings for {rows}: resize them (model.resize_token_embeddings) and save it again"
         )
 

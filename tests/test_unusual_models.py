@@ -46,13 +46,23 @@ def test_a_base_that_needs_a_library_is_refused_in_words(tmp_path: Path, method:
         load_base(policy, torch.float32, "cpu")
 
 
-def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "small")
-    tokenizer = byte_tokenizer()
+def larger(folder: Path, template: str) -> Path:
+    """A model whose tokenizer has 2,000 ids more than it has embeddings; `template` may use the last of them."""
+    save_tiny_model(folder)
+    tokenizer = byte_tokenizer(template)
     tokenizer.add_special_tokens({"additional_special_tokens": [f"<extra{n}>" for n in range(2000)]})
     tokenizer.save_pretrained(folder)
-    with pytest.raises(InputError, match="resize_token_embeddings"):
+    return folder
+
+
+def test_a_conversation_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = larger(tmp_path / "small", CHATML.replace("assistant\n", "assistant\n<extra1999>"))
+    with pytest.raises(InputError, match=r"'<extra1999>'.*resize_token_embeddings"):
         resolve_policy(str(folder))
+
+
+def test_ids_that_no_conversation_uses_may_lie_beyond_the_embeddings(tmp_path: Path) -> None:
+    assert resolve_policy(str(larger(tmp_path / "small", CHATML))).digest
 
 
 @pytest.mark.parametrize("name", ["max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"])
