@@ -51,9 +51,24 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def explained_write(path: Path) -> Iterator[None]:
-    """Turns a refusal to write into a message that says what to do, whichever library met it.
+    """Turns a refusal to write into a message that says what to do, whichever library met it."""
+    with explained_disk(path):
+        try:
+            yield
+        except OSError as error:
+            refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+            if not refused or not _concerns(error, path):
+                raise
+            message = f"{path}: cannot be written ({error}). Choose another `output`, or mend the rights."
+            raise RunFailed(message) from error
 
-    Looks along the chain of exceptions: what a library raises while it tidies up hides why.
+
+@contextlib.contextmanager
+def explained_disk(path: Path) -> Iterator[None]:
+    """Turns whatever a full disk does to a library into a message that says what to do.
+
+    Looks along the chain of exceptions (what a library raises while it tidies up hides why), and at the room left where
+    `path` is: torch and safetensors say it in words of their own, or not at all.
     """
     try:
         yield
@@ -62,15 +77,20 @@ def explained_write(path: Path) -> Iterator[None]:
     except Exception as error:
         chain = list(_chain(error))
         numbers = {one.errno for one in chain if isinstance(one, OSError)}
-        # torch.save and safetensors say it in words only, or not at all.
         said = any("No space left" in str(one) or "PytorchStreamWriter failed" in str(one) for one in chain)
         if said or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or _room(path) < _NO_ROOM:
-            message = f"{path}: the disk is full ({error}). Finished steps are kept: make room, run again."
-        elif numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-            message = f"{path}: cannot be written ({error}). Choose another `output`, or mend the rights."
-        else:
-            raise
-        raise RunFailed(message) from error
+            raise RunFailed(
+                f"{path}: the disk is full ({error}). Finished steps are kept: make room, run again."
+            ) from error
+        raise
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether it is about `path`, what is beside or in it, or a folder above it: not about one that was only read."""
+    if error.filename is None:
+        return True
+    place, own = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
+    return place.is_relative_to(own.parent) or own.is_relative_to(place)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

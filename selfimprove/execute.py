@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfimprove.artefacts import DamagedArtefact, Store, explained_write, write_json
+from selfimprove.artefacts import DamagedArtefact, Store, explained_disk, write_json
 from selfimprove.errors import RunFailed, SelfImproveError
 from selfimprove.evaluation.runner import load_chosen
 from selfimprove.inference import Inference
@@ -89,7 +89,7 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
             try:
                 if recipe.oracle:
                     progress.note(ORACLE)
-                with explained_write(folder):
+                with explained_disk(folder):
                     policy, why = _walk(recipe, place, events, progress)
             except BaseException:
                 if events.is_open:

@@ -51,7 +51,7 @@ class Run:
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
-            if made and [one.name for one in self.folder.iterdir()] == ["lock"]:
+            if made and self.folder.is_dir() and [one.name for one in self.folder.iterdir()] == ["lock"]:
                 (self.folder / "lock").unlink()
                 for one in made:
                     with suppress(OSError):  # another run is in it

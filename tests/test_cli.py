@@ -409,6 +409,19 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_a_file(
     kept.unlink()
 
 
+def test_what_cannot_be_read_is_not_said_to_be_unwritable(
+    here: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> NoReturn:
+        raise PermissionError(13, "Permission denied", "/somebody/elses/file")
+
+    monkeypatch.setattr("selfimprove.steps.worker", fail)
+    done = command("run", "sft.yaml")
+    done.failed("PermissionError: ", "/somebody/elses/file", "its traceback: ")
+    assert "cannot be written" not in done.err
+    Path(done.err.split("its traceback: ")[1].split(". Finished")[0]).unlink()
+
+
 def test_a_full_disk_is_told_wherever_it_was_met(tmp_path: Path) -> None:
     from selfimprove.artefacts import explained_write
     from selfimprove.errors import RunFailed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 _NAMES = "think|thinking|thought|reasoning|seed:think"
@@ -40,16 +41,24 @@ def answer_of(text: str, opened: bool = False) -> str | None:
 def said(tokenizer: Any, ids: Sequence[int], text: str, opened: bool = False) -> str | None:
     """`answer_of` a response, also where the marks of a thought are special tokens that its `text` has lost (gpt-oss's
     channels, Magistral's [THINK])."""
-    special = [token for token in tokenizer.all_special_tokens if _CLOSE.search(token) or _OPEN.search(token)]
-    special += [token for token in ("<|channel|>",) if token in tokenizer.get_added_vocab()]
-    if special:
-        whole = tokenizer.decode(ids, skip_special_tokens=False)
-        if any(token in whole for token in special):
-            answer = answer_of(whole, opened)
-            for token in tokenizer.all_special_tokens if answer else ():
-                answer = answer.replace(token, "") if answer else answer
-            return answer
-    return answer_of(text, opened)
+    marks, special = _special_marks(tokenizer)
+    whole = tokenizer.decode(ids, skip_special_tokens=False) if marks else ""
+    if not any(token in whole for token in marks):
+        return answer_of(text, opened)
+    answer = answer_of(whole, opened)
+    if answer is not None:
+        for token in special:
+            answer = answer.replace(token, "")
+    return answer
+
+
+@lru_cache(maxsize=8)
+def _special_marks(tokenizer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the special tokens that open or close a thought, all special tokens) of a tokenizer."""
+    special = tuple(tokenizer.all_special_tokens)
+    marks = [token for token in special if _CLOSE.search(token) or _OPEN.search(token)]
+    marks += [token for token in ("<|channel|>",) if token in tokenizer.get_added_vocab()]
+    return tuple(marks), special
 
 
 def opens_thought(prompt: str) -> bool:
