@@ -154,7 +154,7 @@ def test_what_cannot_be_judged_is_refused(
 def test_other_refusals_of_judge(command: Run, judge_folder: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "response": "b"}])
     bare = shutil.copytree(shipped_rubrics()["self-judge"], tmp_path / "bare")
-    (tmp_path / "rows.csv").write_text("prompt,response\na,b\n")
+    (tmp_path / "rows.xlsx").write_text("prompt,response\na,b\n")
     (tmp_path / "out").mkdir()
     own = write_jsonl(tmp_path / "out" / "scores.jsonl", [{"prompt": "a", "response": "b"}])
     for words, part in [
@@ -162,7 +162,7 @@ def test_other_refusals_of_judge(command: Run, judge_folder: Path, tmp_path: Pat
         ((file, "--judge", bare), "nobody reads the rubric"),
         ((file, "--judge", "nonsense"), "nonsense"),
         ((tmp_path / "none.jsonl", "--judge", judge_folder), "not found"),
-        ((tmp_path / "rows.csv", "--judge", judge_folder), "unknown kind of file '.csv'"),
+        ((tmp_path / "rows.xlsx", "--judge", judge_folder), "unknown kind of file '.xlsx'"),
         ((own, "--judge", judge_folder, "--output", tmp_path / "out"), "would be written over"),
     ]:
         code, printed, said = command("judge", *words, *PLAIN)
