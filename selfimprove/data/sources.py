@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from selfimprove.chat import Message
 from selfimprove.data.files import file_rows, locate
-from selfimprove.data.forms import dialogue, number_as_text, plain_value, turn_of
+from selfimprove.data.forms import dialogue, number_as_text, plain_value, turn_of, unlearned
 from selfimprove.errors import InputError
 from selfimprove.registry import find_code, is_code_file, load_code
 
@@ -34,6 +35,7 @@ _USUAL = {
     "label": ("label", "preference"),
 }
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+_SYSTEM = ("system", "system_prompt")
 _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -126,7 +128,7 @@ def load_prompts(source: DataSource, search: Sequence[Path]) -> list[Prompt]:
     """
     prompts, ids = [], Ids()
     for row in source_rows(source, search):
-        asked = row.turns("messages") if row.is_conversation("prompt") else row.asked()
+        asked = row.conversation() if row.is_conversation("prompt") else row.asked()
         prompts.append(row.prompt(asked[:-1] if asked[-1]["role"] == "assistant" else asked, ids))
     return prompts
 
@@ -139,12 +141,17 @@ def load_examples(source: DataSource, search: Sequence[Path], may_be_empty: bool
     examples, ids = [], Ids()
     for row in source_rows(source, search):
         if row.is_conversation("prompt", "response"):
-            turns = row.turns("messages")
+            turns = row.conversation()
             last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
             asked, response = turns[:last], turns[last]["content"]
         else:
             head, response = row.completion("response")
-            asked = row.asked() + head
+            asked = row.asked_before(head, "response")
+            if not may_be_empty and row.is_bad():
+                raise row.wrong(
+                    "`label: false` marks an answer that is not to be imitated (KTO); keep the others by `where: "
+                    '{label: true}` (of CSV "True"), or give `fields: {label: ""}` if it says something else'
+                )
         if not response.strip() and not may_be_empty:
             raise row.wrong("the response is empty; remove the row")
         examples.append(Example(row.prompt(asked, ids), response))
@@ -161,7 +168,9 @@ def load_preferences(source: DataSource, search: Sequence[Path]) -> list[Prefere
         (head, chosen), (other, rejected) = row.completion("chosen"), row.completion("rejected")
         if head != other or not chosen.strip():
             raise row.wrong("chosen is empty, or differs from rejected before the last turn")
-        preferences.append(Preference(row.prompt(row.asked_before(head), ids), chosen, rejected, row.confidence()))
+        preferences.append(
+            Preference(row.prompt(row.asked_before(head, "chosen"), ids), chosen, rejected, row.confidence())
+        )
     return preferences
 
 
@@ -233,9 +242,12 @@ class Row:
             if read is None:
                 raise self.wrong(f"{role}: {why_not}")
             turns.append(read)
-        if value[-1].get("weight", 1) in (0, False):
-            raise self.wrong(f"{role}: the last answer has `weight: 0`, it is not to be learned; remove the row")
+        if mark := unlearned(value):
+            raise self.wrong(f"{role}: the last answer has `{mark}`, it is not to be learned; remove the row")
         return tuple(turns)
+
+    def conversation(self) -> Messages:
+        return self.told(self.turns("messages"))
 
     def completion(self, role: Role) -> tuple[Messages, str]:
         """(turns before the answer, answer) of a plain or conversational column."""
@@ -259,49 +271,58 @@ class Row:
         if turns := self.texts("turns"):
             return ({"role": "user", "content": turns[0]},)
         if isinstance(self.value("prompt"), list):
-            return self.turns("prompt")
+            return self.told(self.turns("prompt"))
         text = self.text(self.value("prompt"), "prompt")
         if said := dialogue(text):  # HH-RLHF
-            return tuple(said)
+            return self.told(tuple(said))
         usual = "prompt" not in self.source.fields
         # The material that an instruction speaks of: Alpaca's, Dolly's
         more = {"instruction": ("input", "context"), "question": ("context",)}.get(str(self.column("prompt")), ())
         for name in more if usual else ():
-            if self.values.get(name) and not isinstance(self.values[name], dict | list):
-                text += "\n\n" + self.text(self.values[name], name)
-        return (*(self.before() if usual else ()), {"role": "user", "content": text})
+            value = self.values.get(name)
+            if value is not None and not isinstance(value, dict | list) and str(value).strip():
+                text += "\n\n" + self.text(value, name)
+        asked: Messages = ({"role": "user", "content": text},)
+        return self.told(self.history() + asked) if usual else asked
 
-    def asked_before(self, head: Messages) -> Messages:
-        """The prompt of a pair whose answers come with the turns `head` before them: these go on from it, or repeat it
+    def asked_before(self, head: Messages, role: Role) -> Messages:
+        """The prompt of a row whose answers come with the turns `head` before them: these go on from it, or repeat it
         (its last turn, or all but a system turn). Raises InputError where they are of another question."""
         if not head or head[0]["role"] == "assistant":
             return self.asked() + head
         if self.source.template is not None:
             return self.asked()
         if self.column("prompt") is None:
-            return head
+            return self.told(head)
         asked = self.asked()
         own = tuple(turn for turn in asked if turn["role"] != "system")
         theirs = tuple(turn for turn in head if turn["role"] != "system")
         users = [turn["content"].strip() for turn in theirs if turn["role"] == "user"]
         if own != theirs and not (len(own) == 1 and own[0]["content"].strip() in (users[:1] + users[-1:])):
             raise self.wrong(
-                f"the prompt ({shown(own[-1]['content'])}) is not what the turns of chosen repeat "
+                f"the prompt ({shown(own[-1]['content'])}) is not what the turns of {role} repeat "
                 f"({shown(theirs[-1]['content'] if theirs else '')}); correct the row, or leave the prompt's column "
                 "out by `fields: {prompt: ''}`"
             )
         systems = [turn for turn in (*head, *asked) if turn["role"] == "system"]
         if len({turn["content"] for turn in systems}) > 1:
-            raise self.wrong("prompt and chosen have different system turns; keep one")
+            raise self.wrong(f"prompt and {role} have different system turns; keep one")
         return (*systems[:1], *theirs)
 
-    def before(self) -> Messages:
-        """The turns before the prompt in columns of their own: Orca's `system`, LLaMA-Factory's `history` of
-        [user, assistant]."""
+    def told(self, turns: Messages) -> Messages:
+        """The turns under the system turn that a column of its own holds: Orca's `system`."""
+        own = [turn["content"] for turn in turns if turn["role"] == "system"]
+        found = [self.text(self.values[name], name) for name in _SYSTEM if self.values.get(name) is not None]
+        texts = list(dict.fromkeys(text for text in (*own, *found) if text.strip()))
+        if any(text.strip() for text in found) and len(texts) > 1:
+            raise self.wrong(f"two system texts, {shown(texts[0])} and {shown(texts[1])}; keep one")
+        if own or not texts:
+            return turns
+        return ({"role": "system", "content": texts[0]}, *turns)
+
+    def history(self) -> Messages:
+        """The turns before the prompt in a column of their own: LLaMA-Factory's `history` of [user, assistant]."""
         turns: list[Message] = []
-        for name in ("system", "system_prompt"):
-            if isinstance(found := self.values.get(name), str) and found.strip():
-                turns = [{"role": "system", "content": found}]
         history = self.values.get("history")
         if history is not None and not isinstance(history, list):
             raise self.wrong(f"history must be a list of [user, assistant] texts, found {shown(history)}")
@@ -327,11 +348,18 @@ class Row:
             value = [self.text(value, role)]
         return tuple(value)
 
+    def is_bad(self) -> bool:
+        """Whether `label` marks the response as a bad one, as KTO's rows do."""
+        value = self.values.get(column) if (column := self.column("label")) else None
+        return value is False or (self.column("response") == "completion" and str(value).lower() == "false")
+
     def confidence(self) -> float:
         column = self.source.fields.get("confidence", "confidence" if "confidence" in self.values else "")
         if not column:
             return 1.0
         value = self.values[str(column)] if self.column("confidence") else None
+        with suppress(ValueError):
+            value = float(value) if isinstance(value, str) else value  # a table of text, CSV
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise self.wrong(f"confidence must be a number from 0 to 1, found {shown(value)}")
         return float(value)
@@ -387,7 +415,12 @@ def _options(value: Any) -> list[tuple[str, str]]:
         return []
     if not all(isinstance(text, str | int | float) for text in texts):
         return []
-    return [(str(label), str(text)) for label, text in zip(labels, texts, strict=False)]
+    pairs = zip(labels, texts, strict=False)
+    return [(_label(label), _label(text)) for label, text in pairs]
+
+
+def _label(value: Any) -> str:
+    return number_as_text(value) if isinstance(value, int | float) else str(value)
 
 
 def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
