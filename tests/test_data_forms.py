@@ -308,3 +308,33 @@ def test_rows_that_are_not_the_data_stay_out(tmp_path: Path) -> None:
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(InputError, match=message):
             load_prompts(source("bad.csv"), [tmp_path])
+
+
+def test_what_was_not_read_is_named_in_one_line(tmp_path: Path) -> None:
+    notes: list[str] = []
+    row = {
+        "prompt": "Hello",
+        "messages": [U("Hello"), {**A("Hi"), "name": "Bob"}],
+        "tools": ["x"],
+        "note": None,
+        "s": "t",
+    }
+    load_examples(lines(tmp_path, row, row, name="chat.jsonl"), [tmp_path], note=notes.append)
+    load_examples(source("chat.jsonl", where={"s": "t"}), [tmp_path], note=notes.append)
+    place = tmp_path / "chat.jsonl"
+    assert notes[:2] == [
+        f"{place}: columns that are not read: `prompt`, `tools`, `s`",
+        f"{place}: keys of turns that are not read: `name`",
+    ]
+    assert notes[2] == f"{place}: columns that are not read: `prompt`, `tools`"
+    notes.clear()
+    told = {"system": "In French.", "question": "Yes?", "response": "oui"}
+    load_examples(lines(tmp_path, told, name="told.jsonl"), [tmp_path], note=notes.append)
+    assert notes == []
+    load_examples(source("told.jsonl", template="{question}"), [tmp_path], note=notes.append)
+    assert notes == [f"{tmp_path / 'told.jsonl'}: columns that are not read: `system`"]
+    notes.clear()
+    pair = {"prompt": "x", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 5.0}
+    other = {**pair, "score_chosen": 6.0}
+    load_preferences(lines(tmp_path, pair, other, name="pairs.jsonl"), [tmp_path], notes.append)
+    assert notes == [f"{tmp_path / 'pairs.jsonl'}: in 1 of 2 pairs the rejected answer has the higher score"]

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+TURN_KEYS = ("role", "content", "from", "value", "weight", "train")
 # What of a turn cannot be rendered: to train the turn without it would be to train another one.
 _MORE = (
     "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking",
