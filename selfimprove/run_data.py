@@ -28,6 +28,9 @@ def context_tokens(base: str) -> int:
     return int(next((one for one in given if one), 2**31))
 
 
+_READ_ROWS = ("constraints", "code", "function")  # judges that see all columns of a prompt
+
+
 @dataclass
 class RunData:
     """Renders a recipe's data for one tokenizer. `room`: tokens that prompt and answer may have together."""
@@ -88,7 +91,11 @@ class RunData:
         return found
 
     def _seed_examples(self, search: Sequence[Path]) -> list[dict[str, list[int]]]:
-        examples = [e for source in self.recipe.data.seed or () for e in load_examples(source, search)]
+        examples = [
+            e
+            for source in self.recipe.data.seed or ()
+            for e in load_examples(source, search, note=self._said_of("data.seed"))
+        ]
         examples = examples[: self.recipe.data.seed_limit]
         self.seed_texts = [text for one in examples for text in (*_turns(one.prompt), one.response)]
         rows = []
@@ -104,8 +111,9 @@ class RunData:
     def _round_prompts(self, search: Sequence[Path]) -> list[list[RenderedPrompt]]:
         """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
         recipe = self.recipe
-        found = prompts_of(recipe.data.prompts or (), search)
         reward, judge = recipe.rewarded_by(), recipe.ranked_by()
+        by_row = any(recipe.uses(kind) for kind in _READ_ROWS) or (reward and reward.kind in _READ_ROWS)
+        found = prompts_of(recipe.data.prompts or (), search, None if by_row else self._said_of("data.prompts"))
         if tests := (reward and reward.tests) or (judge and recipe.uses("code") and (judge.of or judge).tests):
             found = [_as_task(prompt, tests) for prompt in found]
         if found and (recipe.uses("exact_match") or recipe.uses("math")) and all(p.answer is None for p in found):
@@ -128,7 +136,11 @@ class RunData:
         return [prompts[i * each : (i + 1) * each] for i in range(rounds)]
 
     def _given_pairs(self, search: Sequence[Path]) -> list[Pair]:
-        given = [p for source in self.recipe.data.pairs or () for p in load_preferences(source, search)]
+        given = [
+            p
+            for source in self.recipe.data.pairs or ()
+            for p in load_preferences(source, search, self._said_of("data.pairs"))
+        ]
         self.pair_texts = [text for one in given for text in (*_turns(one.prompt), one.chosen, one.rejected)]
         pairs = []
         for number, one in enumerate(given):
@@ -146,6 +158,9 @@ class RunData:
         if not pairs:
             raise InputError(f"data.pairs: none of {len(given)} pairs is usable (too long, or equal on both sides)")
         return pairs
+
+    def _said_of(self, key: str) -> Callable[[str], None]:
+        return lambda text: self.note(f"{key}: {text}")
 
     def _dropped(self, dropped: int, total: int, what: str) -> None:
         if dropped:
@@ -213,12 +228,14 @@ def _as_task(prompt: Prompt, tests: str) -> Prompt:
     return replace(prompt, messages=(question,), answer=json.dumps(prompt.row))
 
 
-def prompts_of(sources: Sequence[DataSource], search: Sequence[Path]) -> list[Prompt]:
+def prompts_of(
+    sources: Sequence[DataSource], search: Sequence[Path], note: Callable[[str], None] | None = None
+) -> list[Prompt]:
     """Prompts of all sources; with several, ids begin with the source's number, so that none clash."""
     if len(sources) == 1:
-        return load_prompts(sources[0], search)
+        return load_prompts(sources[0], search, note)
     return [
         replace(prompt, id=f"{number}:{prompt.id}")
         for number, source in enumerate(sources)
-        for prompt in load_prompts(source, search)
+        for prompt in load_prompts(source, search, note)
     ]

@@ -234,3 +234,107 @@ def test_a_dialogue_in_a_string(tmp_path: Path) -> None:
         assert (found.chosen.strip(), found.rejected.strip()) == ("yes", "no")
     (asked,) = load_prompts(lines(tmp_path, {"prompt": "Human: is a word. Assistant: another"}), [tmp_path])
     assert said(asked.messages) == [("user", "Human: is a word. Assistant: another")]
+
+
+def test_a_system_column_stands_before_turns_of_every_form(tmp_path: Path) -> None:
+    told = [("system", "In French."), ("user", "Yes?")]
+    for row in (
+        {"conversations": [{"from": "human", "value": "Yes?"}, {"from": "gpt", "value": "oui"}]},
+        {"prompt": [U("Yes?")], "completion": "oui"},
+        {"prompt": "\n\nHuman: Yes?\n\nAssistant:", "completion": "oui"},
+        {"messages": [S("In French."), U("Yes?"), A("oui")]},
+    ):
+        (found,) = load_examples(lines(tmp_path, {**row, "system": "In French."}), [tmp_path])
+        assert said(found.prompt.messages) == told, row
+    pair = {"system": "In French.", "chosen": [U("Yes?"), A("oui")], "rejected": [U("Yes?"), A("yes")]}
+    (preference,) = load_preferences(lines(tmp_path, pair), [tmp_path])
+    assert said(preference.prompt.messages) == told
+    with pytest.raises(InputError, match=r"two system texts, 'In German\.' and 'In French\.'"):
+        row = {"messages": [S("In German."), U("Yes?"), A("ja")], "system": "In French."}
+        load_examples(lines(tmp_path, row), [tmp_path])
+
+
+def test_answers_not_to_be_imitated_are_refused(tmp_path: Path) -> None:
+    bad = {"prompt": "x", "completion": "BAD", "label": False}
+    good = {"prompt": "y", "completion": "good", "label": True}
+    with pytest.raises(InputError, match=r"line 2: `label: false`.*where"):
+        load_examples(lines(tmp_path, good, bad), [tmp_path])
+    (kept,) = load_examples(source("data.jsonl", where={"label": True}), [tmp_path])
+    assert kept.response == "good"
+    assert len(load_examples(source("data.jsonl", fields={"label": ""}), [tmp_path])) == 2
+    for mark in ({"weight": 0}, {"weight": 0.0}, {"train": False}):
+        with pytest.raises(InputError, match="is not to be learned"):
+            load_examples(lines(tmp_path, {"messages": [U("x"), {**A("BAD"), **mark}, U("Why?")]}), [tmp_path])
+
+
+def test_response_turns_repeat_the_prompt_once_or_are_of_another_question(tmp_path: Path) -> None:
+    (found,) = load_examples(lines(tmp_path, {"prompt": [U("x")], "completion": [U("x"), A("y")]}), [tmp_path])
+    assert said(found.prompt.messages) == [("user", "x")]
+    with pytest.raises(InputError, match="not what the turns of response repeat"):
+        load_examples(lines(tmp_path, {"prompt": "z", "completion": [U("x"), A("y")]}), [tmp_path])
+
+
+def test_numbers_and_bytes_of_tables(tmp_path: Path) -> None:
+    row = {"prompt": "8 x 9?", "choices": [72.0, 4.0], "answer": 72.0}
+    (asked,) = load_prompts(lines(tmp_path, row), [tmp_path])
+    assert (asked.choices, asked.right_choice) == (("72", "4"), 0)
+    (tmp_path / "gap.csv").write_text("prompt,answer,score\na,72.0,0.5\nb,,1.0\nc,-4.0,2.0\n")
+    found = load_prompts(source("gap.csv"), [tmp_path])
+    assert [one.answer for one in found] == ["72", None, "-4"]
+    assert [one.row["score"] for one in found] == ["0.5", "1.0", "2.0"], "0.5 says that the column is of fractions"
+    (tmp_path / "sure.csv").write_text("prompt,chosen,rejected,confidence\nx,a,b,0.8\n")
+    assert load_preferences(source("sure.csv"), [tmp_path])[0].confidence == 0.8
+    rows = pa.table({"prompt": [b"caf\xc3\xa9"], "picture": [b"\xff\xd8"]})
+    parquet.write_table(rows, tmp_path / "bytes.parquet")
+    (text,) = load_prompts(source("bytes.parquet"), [tmp_path])
+    assert text.messages[-1]["content"] == "café" and text.row["picture"]["bytes"] == 2
+    with pytest.raises(InputError, match="prompt must be text"):
+        load_prompts(source("bytes.parquet", fields={"prompt": "picture"}), [tmp_path])
+
+
+def test_rows_that_are_not_the_data_stay_out(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    datasets.load_from_disk(str(tmp_path / "saved")).map(lambda row: {"response": "cached"})
+    assert list((tmp_path / "saved").glob("cache-*.arrow")), "`map` leaves its cache beside the data"
+    assert [one.response for one in load_examples(source("saved"), [tmp_path])] == [row["response"] for row in ROWS]
+    (tmp_path / "splits").mkdir()
+    for name in ("train-00000.jsonl", "test-00000.jsonl"):
+        (tmp_path / "splits" / name).write_text(json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(InputError, match=r"several splits \(test, train\).*splits/train\*\.jsonl"):
+        load_prompts(source("splits"), [tmp_path])
+    for text, message in (("prompt,prompt\na,b\n", "column 'prompt' twice"), ("", "no rows")):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_prompts(source("bad.csv"), [tmp_path])
+
+
+def test_what_was_not_read_is_named_in_one_line(tmp_path: Path) -> None:
+    notes: list[str] = []
+    row = {
+        "prompt": "Hello",
+        "messages": [U("Hello"), {**A("Hi"), "name": "Bob"}],
+        "tools": ["x"],
+        "note": None,
+        "s": "t",
+    }
+    load_examples(lines(tmp_path, row, row, name="chat.jsonl"), [tmp_path], note=notes.append)
+    load_examples(source("chat.jsonl", where={"s": "t"}), [tmp_path], note=notes.append)
+    place = tmp_path / "chat.jsonl"
+    assert notes[:2] == [
+        f"{place}: columns that are not read: `prompt`, `tools`, `s`",
+        f"{place}: keys of turns that are not read: `name`",
+    ]
+    assert notes[2] == f"{place}: columns that are not read: `prompt`, `tools`"
+    notes.clear()
+    told = {"system": "In French.", "question": "Yes?", "response": "oui"}
+    load_examples(lines(tmp_path, told, name="told.jsonl"), [tmp_path], note=notes.append)
+    assert notes == []
+    load_examples(source("told.jsonl", template="{question}"), [tmp_path], note=notes.append)
+    assert notes == [f"{tmp_path / 'told.jsonl'}: columns that are not read: `system`"]
+    notes.clear()
+    pair = {"prompt": "x", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 5.0}
+    other = {**pair, "score_chosen": 6.0}
+    load_preferences(lines(tmp_path, pair, other, name="pairs.jsonl"), [tmp_path], notes.append)
+    assert notes == [f"{tmp_path / 'pairs.jsonl'}: in 1 of 2 pairs the rejected answer has the higher score"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from selfimprove.errors import InputError
 
 KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
 _CELL = 2**27  # characters; Python's csv stops at 131,072
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+_WHOLE = re.compile(r"-?\d+\.0")
 
 
 def locate(path: str, search: Sequence[Path]) -> list[Path]:
@@ -36,17 +40,37 @@ def locate(path: str, search: Sequence[Path]) -> list[Path]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    if (folder / "state.json").is_file() and (found := sorted(folder.glob("*.arrow"))):  # `save_to_disk`
-        return found
-    if (folder / "dataset_dict.json").is_file():
-        splits = ", ".join(json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"])
+    if (state := folder / "state.json").is_file():  # `save_to_disk`; its list, for `map` leaves caches beside the data
+        parts = _of(_object(state).get("_data_files"), list)
+        found = [folder / str(part["filename"]) for part in parts if isinstance(part, dict) and "filename" in part]
+        if missing := [part.name for part in found if not part.is_file()]:
+            raise InputError(f"data folder {folder}: {missing[0]}, which its state.json names, is not there")
+        if found:
+            return found
+    if (splits_file := folder / "dataset_dict.json").is_file():
+        splits = ", ".join(map(str, _of(_object(splits_file).get("splits"), list)))
         raise InputError(f"data folder {folder} holds several splits ({splits}): give the folder of one")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and not path.name.startswith("."))
     if len({path.suffix.lower() for path in found}) > 1:
         raise InputError(f"data folder {folder} holds files of several kinds; give a pattern, {folder.name}/*.parquet")
+    several = sorted({named[1] for path in found if (named := _SPLIT.match(path.name.lower()))})
+    if len(several) > 1:
+        raise InputError(
+            f"data folder {folder} holds several splits ({', '.join(several)}), which would become one data set; give "
+            f"a pattern, {folder.name}/{several[-1]}*{found[0].suffix}"
+        )
     if not found:
         raise InputError(f"data folder {folder} holds no file that ends with {', '.join(KINDS)}")
     return found
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return dict(_of(_parsed(path, path.read_bytes()), dict))
+
+
+def _of(value: Any, kind: type) -> Any:
+    """The value, where it is what it should be, else an empty one."""
+    return value if isinstance(value, kind) else kind()
 
 
 def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -90,27 +114,42 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         rows = _parsed(path, data)
     if isinstance(rows, dict):
         lists = [name for name, value in rows.items() if isinstance(value, list)]
-        hint = f"; the list under {lists[0]!r} is to be a file of its own" if lists else ""
-        raise InputError(f"{path}: expected a list of objects, or one object per line (.jsonl){hint}")
+        hint = f"; if the rows are the list under {lists[0]!r}, make that a file of its own" if lists else ""
+        raise InputError(
+            f"{path}: expected a list of objects, or one object per line; a single row goes between [ and ], or into a "
+            f"file called .jsonl{hint}"
+        )
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected a list of objects; one object per line is called .jsonl")
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
-    """The first line names the columns; a blank cell is missing."""
+    """The first line names the columns; a blank cell is missing. A column of nothing but `72.0` and the like was one of
+    whole numbers, until a gap made them floats."""
     csv.field_size_limit(_CELL)
     _text(path)  # not UTF-8 is said before anything else
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=separator, strict=True)
+        rows: list[tuple[str, dict[str, str | None]]] = []
         try:
+            names = list(reader.fieldnames or ())
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise InputError(f"{path}: the header has the column {twice[0]!r} twice; rename or remove one")
             for row in reader:
                 place = f"line {reader.line_num}"
                 if None in row or None in row.values():
                     raise InputError(f"{path}, {place}: has {'more' if None in row else 'fewer'} cells than the header")
-                yield place, {name: value if value.strip() else None for name, value in row.items()}
+                rows.append((place, {name: value if value.strip() else None for name, value in row.items()}))
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num}: not a readable table ({error})") from error
+    for name in names:
+        cells = [row[name] for _, row in rows]
+        if all(cell is None or _WHOLE.fullmatch(cell.strip()) for cell in cells):
+            for _, row in rows:
+                if (cell := row[name]) is not None:
+                    row[name] = cell.strip().removesuffix(".0")
+    yield from rows
 
 
 def _columns(path: Path) -> list[Any]:

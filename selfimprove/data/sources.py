@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from selfimprove.chat import Message
 from selfimprove.data.files import file_rows, locate
-from selfimprove.data.forms import dialogue, number_as_text, plain_value, turn_of
+from selfimprove.data.forms import TURN_KEYS, dialogue, number_as_text, plain_value, turn_of, unlearned
 from selfimprove.errors import InputError
 from selfimprove.registry import find_code, is_code_file, load_code
 
@@ -34,6 +35,7 @@ _USUAL = {
     "label": ("label", "preference"),
 }
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+_SYSTEM = ("system", "system_prompt")
 _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -118,50 +120,70 @@ class DataSource(BaseModel):
         return self
 
 
-def load_prompts(source: DataSource, search: Sequence[Path]) -> list[Prompt]:
-    """The prompts in file order; a relative path is looked for in each folder of `search`.
+Note = Callable[[str], None]
+
+
+def load_prompts(source: DataSource, search: Sequence[Path], note: Note | None = None) -> list[Prompt]:
+    """The prompts in file order; a relative path is looked for in each folder of `search`. `note` takes a line on what
+    of the rows was not read, here and below.
 
     A conversation that ends with an assistant turn gives the turns before it. Raises InputError for
     anything wrong in the source.
     """
-    prompts, ids = [], Ids()
-    for row in source_rows(source, search):
-        asked = row.turns("messages") if row.is_conversation("prompt") else row.asked()
+    prompts, ids, reading = [], Ids(), Reading()
+    for row in source_rows(source, search, reading):
+        asked = row.conversation() if row.is_conversation("prompt") else row.asked()
         prompts.append(row.prompt(asked[:-1] if asked[-1]["role"] == "assistant" else asked, ids))
+    reading.say(note)
     return prompts
 
 
-def load_examples(source: DataSource, search: Sequence[Path], may_be_empty: bool = False) -> list[Example]:
+def load_examples(
+    source: DataSource, search: Sequence[Path], may_be_empty: bool = False, note: Note | None = None
+) -> list[Example]:
     """Prompts with responses in file order; a conversation's last assistant turn is the response.
 
     Raises InputError for anything wrong in the source, an empty response included, unless it `may_be_empty`.
     """
-    examples, ids = [], Ids()
-    for row in source_rows(source, search):
+    examples, ids, reading = [], Ids(), Reading()
+    for row in source_rows(source, search, reading):
         if row.is_conversation("prompt", "response"):
-            turns = row.turns("messages")
+            turns = row.conversation()
             last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
             asked, response = turns[:last], turns[last]["content"]
         else:
             head, response = row.completion("response")
-            asked = row.asked() + head
+            asked = row.asked_before(head, "response")
+            if not may_be_empty and row.is_bad():
+                raise row.wrong(
+                    "`label: false` marks an answer that is not to be imitated (KTO); keep the others by `where: "
+                    '{label: true}` (of CSV "True"), or give `fields: {label: ""}` if it says something else'
+                )
         if not response.strip() and not may_be_empty:
             raise row.wrong("the response is empty; remove the row")
         examples.append(Example(row.prompt(asked, ids), response))
+    reading.say(note)
     return examples
 
 
-def load_preferences(source: DataSource, search: Sequence[Path]) -> list[Preference]:
+def load_preferences(source: DataSource, search: Sequence[Path], note: Note | None = None) -> list[Preference]:
     """Pairs in file order, in TRL's plain or conversational form; the latter may repeat the prompt's turns.
 
     Raises InputError for anything wrong in the source, an empty `chosen` included.
     """
-    preferences, ids = [], Ids()
-    for row in source_rows(source, search):
+    preferences, ids, reading = [], Ids(), Reading()
+    contrary = 0
+    for row in source_rows(source, search, reading):
         (head, chosen), (other, rejected) = row.completion("chosen"), row.completion("rejected")
         if head != other or not chosen.strip():
             raise row.wrong("chosen is empty, or differs from rejected before the last turn")
-        preferences.append(Preference(row.prompt(row.asked_before(head), ids), chosen, rejected, row.confidence()))
+        preferences.append(
+            Preference(row.prompt(row.asked_before(head, "chosen"), ids), chosen, rejected, row.confidence())
+        )
+        contrary += row.is_contrary()
+    if contrary and note:
+        note(f"{reading.origin}: in {contrary} of {len(preferences)} pairs the rejected answer has the higher score")
+    reading.say(note)
     return preferences
 
 
@@ -177,11 +199,32 @@ class Ids:
         return digest if self.repeats[digest] == 1 else f"{digest}-{self.repeats[digest]}"
 
 
+@dataclass
+class Reading:
+    """What of a source's rows was read, so that the rest is named."""
+
+    origin: str = ""
+    columns: dict[str, None] = field(default_factory=dict)  # those with a value, in their order
+    read: set[str] = field(default_factory=set)
+    keys: dict[str, None] = field(default_factory=dict)  # of turns
+
+    def say(self, note: Note | None) -> None:
+        for what, names in (("columns", [n for n in self.columns if n not in self.read]), ("keys of turns", self.keys)):
+            if names and note:
+                note(f"{self.origin}: {what} that are not read: {', '.join(f'`{name}`' for name in names)}")
+
+
 @dataclass(frozen=True)
 class Row:
     source: DataSource
     place: str  # "file, line 3"
     values: dict[str, Any]
+    reading: Reading = field(default_factory=Reading, repr=False, compare=False)
+
+    def get(self, column: str | None) -> Any:
+        """What a column holds, which is thereby read."""
+        self.reading.read.add(column or "")
+        return self.values.get(column or "")
 
     def wrong(self, what: str) -> InputError:
         return InputError(f"{self.place}: {what}")
@@ -202,7 +245,7 @@ class Row:
             raise self.wrong(f"{role} is null")
         if column is None:
             raise _no_column(self.place, role, f"set fields.{role} to the one that holds it", self.values)
-        return self.values[column]
+        return self.get(column)
 
     def text(self, value: Any, what: str) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -212,7 +255,7 @@ class Row:
         return value if isinstance(value, str) else number_as_text(value)
 
     def optional(self, role: Role) -> str | None:
-        value = self.values[column] if (column := self.column(role)) else None
+        value = self.get(self.column(role))
         return None if value is None else self.text(value, role)
 
     def is_conversation(self, *instead: Role) -> bool:
@@ -233,9 +276,14 @@ class Row:
             if read is None:
                 raise self.wrong(f"{role}: {why_not}")
             turns.append(read)
-        if value[-1].get("weight", 1) in (0, False):
-            raise self.wrong(f"{role}: the last answer has `weight: 0`, it is not to be learned; remove the row")
+            more = (key for key, value in turn.items() if key not in TURN_KEYS and value not in (None, "", [], {}))
+            self.reading.keys.update(dict.fromkeys(more))
+        if mark := unlearned(value):
+            raise self.wrong(f"{role}: the last answer has `{mark}`, it is not to be learned; remove the row")
         return tuple(turns)
+
+    def conversation(self) -> Messages:
+        return self.told(self.turns("messages"))
 
     def completion(self, role: Role) -> tuple[Messages, str]:
         """(turns before the answer, answer) of a plain or conversational column."""
@@ -259,50 +307,58 @@ class Row:
         if turns := self.texts("turns"):
             return ({"role": "user", "content": turns[0]},)
         if isinstance(self.value("prompt"), list):
-            return self.turns("prompt")
+            return self.told(self.turns("prompt"))
         text = self.text(self.value("prompt"), "prompt")
         if said := dialogue(text):  # HH-RLHF
-            return tuple(said)
+            return self.told(tuple(said))
         usual = "prompt" not in self.source.fields
         # The material that an instruction speaks of: Alpaca's, Dolly's
         more = {"instruction": ("input", "context"), "question": ("context",)}.get(str(self.column("prompt")), ())
         for name in more if usual else ():
-            if self.values.get(name) and not isinstance(self.values[name], dict | list):
-                text += "\n\n" + self.text(self.values[name], name)
-        return (*(self.before() if usual else ()), {"role": "user", "content": text})
+            if not isinstance(self.values.get(name), dict | list) and str(self.values.get(name) or "").strip():
+                text += "\n\n" + self.text(self.get(name), name)
+        asked: Messages = ({"role": "user", "content": text},)
+        return self.told(self.history() + asked) if usual else asked
 
-    def asked_before(self, head: Messages) -> Messages:
-        """The prompt of a pair whose answers come with the turns `head` before them: these go on from it, or repeat it
+    def asked_before(self, head: Messages, role: Role) -> Messages:
+        """The prompt of a row whose answers come with the turns `head` before them: these go on from it, or repeat it
         (its last turn, or all but a system turn). Raises InputError where they are of another question."""
         if not head or head[0]["role"] == "assistant":
             return self.asked() + head
         if self.source.template is not None:
             return self.asked()
         if self.column("prompt") is None:
-            return head
+            return self.told(head)
         asked = self.asked()
         own = tuple(turn for turn in asked if turn["role"] != "system")
         theirs = tuple(turn for turn in head if turn["role"] != "system")
         users = [turn["content"].strip() for turn in theirs if turn["role"] == "user"]
         if own != theirs and not (len(own) == 1 and own[0]["content"].strip() in (users[:1] + users[-1:])):
             raise self.wrong(
-                f"the prompt ({shown(own[-1]['content'])}) is not what the turns of chosen repeat "
+                f"the prompt ({shown(own[-1]['content'])}) is not what the turns of {role} repeat "
                 f"({shown(theirs[-1]['content'] if theirs else '')}); correct the row, or leave the prompt's column "
                 "out by `fields: {prompt: ''}`"
             )
         systems = [turn for turn in (*head, *asked) if turn["role"] == "system"]
         if len({turn["content"] for turn in systems}) > 1:
-            raise self.wrong("prompt and chosen have different system turns; keep one")
+            raise self.wrong(f"prompt and {role} have different system turns; keep one")
         return (*systems[:1], *theirs)
 
-    def before(self) -> Messages:
-        """The turns before the prompt in columns of their own: Orca's `system`, LLaMA-Factory's `history` of
-        [user, assistant]."""
+    def told(self, turns: Messages) -> Messages:
+        """The turns under the system turn that a column of its own holds: Orca's `system`."""
+        own = [turn["content"] for turn in turns if turn["role"] == "system"]
+        found = [self.text(self.get(name), name) for name in _SYSTEM if self.values.get(name) is not None]
+        texts = list(dict.fromkeys(text for text in (*own, *found) if text.strip()))
+        if any(text.strip() for text in found) and len(texts) > 1:
+            raise self.wrong(f"two system texts, {shown(texts[0])} and {shown(texts[1])}; keep one")
+        if own or not texts:
+            return turns
+        return ({"role": "system", "content": texts[0]}, *turns)
+
+    def history(self) -> Messages:
+        """The turns before the prompt in a column of their own: LLaMA-Factory's `history` of [user, assistant]."""
         turns: list[Message] = []
-        for name in ("system", "system_prompt"):
-            if isinstance(found := self.values.get(name), str) and found.strip():
-                turns = [{"role": "system", "content": found}]
-        history = self.values.get("history")
+        history = self.get("history")
         if history is not None and not isinstance(history, list):
             raise self.wrong(f"history must be a list of [user, assistant] texts, found {shown(history)}")
         for pair in history or ():
@@ -315,23 +371,39 @@ class Row:
     def filled(self, column: str) -> str:
         if column not in self.values:
             raise _no_column(self.place, column, "template", self.values)
-        options = _options(value := self.values[column])
+        options = _options(value := self.get(column))
         return "\n".join(f"{label}. {text}" for label, text in options) or self.text(value, column)
 
     def texts(self, role: Role) -> tuple[str, ...]:
         """A column that holds a list of texts (a single text counts as one); nothing where there is none."""
-        value = self.values[column] if (column := self.column(role)) else None
+        value = self.get(self.column(role))
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             value = [self.text(value, role)]
         return tuple(value)
 
+    def is_bad(self) -> bool:
+        """Whether `label` marks the response as a bad one, as KTO's rows do."""
+        value = self.values.get(self.column("label") or "")
+        if isinstance(value, bool):
+            self.get(self.column("label"))
+        return value is False or (self.column("response") == "completion" and str(value).lower() == "false")
+
+    def is_contrary(self) -> bool:
+        """Whether the data's own scores are against its labels (UltraFeedback's `score_chosen`)."""
+        if not {"score_chosen", "score_rejected"} <= self.values.keys():
+            return False
+        chosen, rejected = self.get("score_chosen"), self.get("score_rejected")
+        return isinstance(chosen, int | float) and isinstance(rejected, int | float) and chosen < rejected
+
     def confidence(self) -> float:
         column = self.source.fields.get("confidence", "confidence" if "confidence" in self.values else "")
         if not column:
             return 1.0
-        value = self.values[str(column)] if self.column("confidence") else None
+        value = self.get(str(column)) if self.column("confidence") else None
+        with suppress(ValueError):
+            value = float(value) if isinstance(value, str) else value  # a table of text, CSV
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise self.wrong(f"confidence must be a number from 0 to 1, found {shown(value)}")
         return float(value)
@@ -349,7 +421,7 @@ class Row:
         labels, texts = [label for label, _ in options], [text for _, text in options]
         # "3" is the choice of that label, be "3" the text of another one; of a bare list the labels are ours
         names = labels if answer in labels and (labelled or answer not in texts) else texts
-        output = self.values.get(self.column("response") or "")
+        output = self.get(self.column("response"))
         return Prompt(
             name,
             messages,
@@ -371,9 +443,9 @@ class Row:
             if missing:
                 raise _no_column(self.place, missing[0], "fields.choices", self.values)
             numbers = map(str, range(1, len(named) + 1))
-            texts = [self.text(self.values[column], "choices") for column in named]
+            texts = [self.text(self.get(column), "choices") for column in named]
             return list(zip(numbers, texts, strict=True)), True
-        value = self.values[column] if (column := self.column("choices")) else None
+        value = self.get(self.column("choices"))
         options = _options(value)
         if value is not None and not options:
             raise self.wrong(f"choices must be a list of texts, found {shown(value)}")
@@ -387,15 +459,22 @@ def _options(value: Any) -> list[tuple[str, str]]:
         return []
     if not all(isinstance(text, str | int | float) for text in texts):
         return []
-    return [(str(label), str(text)) for label, text in zip(labels, texts, strict=False)]
+    pairs = zip(labels, texts, strict=False)
+    return [(_label(label), _label(text)) for label, text in pairs]
 
 
-def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
-    """The rows that `where` and `limit` keep: at least one, else InputError."""
+def _label(value: Any) -> str:
+    return number_as_text(value) if isinstance(value, int | float) else str(value)
+
+
+def source_rows(source: DataSource, search: Sequence[Path], reading: Reading | None = None) -> Iterator[Row]:
+    """The rows that `where` and `limit` keep: at least one, else InputError. `reading` learns what was read of them."""
     code = source.path if source.path and is_code_file(source.path) else None
     hub = f"{source.hub} [{source.file or source.split}]" if source.hub else None
     files = [] if hub or code else locate(str(source.path), search)
     origin = hub or code or (str(files[0]) if len(files) == 1 else str(source.path))
+    reading = reading or Reading()
+    reading.origin, reading.read = origin, set(source.where)
     kept = read = 0
     columns: dict[str, None] = {}  # a set that keeps its order
     found = _hub_rows(source) if hub else _code_rows(code, search) if code else _rows_of(files)
@@ -407,7 +486,9 @@ def source_rows(source: DataSource, search: Sequence[Path]) -> Iterator[Row]:
         columns.update(dict.fromkeys(values))
         if all(name in values and _same(values[name], wanted) for name, wanted in source.where.items()):
             kept += 1
-            yield Row(source, f"{origin}, {place}", values)
+            full = (name for name, value in values.items() if value not in (None, "", [], {}))
+            reading.columns.update(dict.fromkeys(full))
+            yield Row(source, f"{origin}, {place}", values, reading)
             if kept == source.limit:
                 return
     if read == 0:
