@@ -89,5 +89,5 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], repeats: Sequence[int]
         logits_to_keep=1,
     ).logits[:, -1]
     rows = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(list(repeats))).to(model.device)
-    cache.batch_select_indices(rows)
+    cache.reorder_cache(rows)  # not batch_select_indices, which layers with a state in place of keys do not have
     return Prefilled(cache, mask[rows], logits[rows])

@@ -129,12 +129,11 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return _closing(tokenizer)[2]
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids at which sampling stops: the end of turn, then the tokenizer's EOS where that is another token."""
-    ids = [end_of_turn_id(tokenizer)]
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        ids.append(tokenizer.eos_token_id)
-    return ids
+def stop_ids(tokenizer: PreTrainedTokenizerBase, declared: Sequence[int] = ()) -> list[int]:
+    """Ids at which sampling stops: the end of turn, then the tokenizer's EOS where that is another token, then those
+    that the model's generation_config.json declares beside them (`policy.declared_ends`)."""
+    eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return list(dict.fromkeys([end_of_turn_id(tokenizer), *eos, *declared]))
 
 
 def check_rendering(

@@ -20,7 +20,7 @@ from selfimprove.floor import step_floor
 from selfimprove.judge_sections import JudgeOptions, Reader, Reward
 from selfimprove.judging.functions import Verdict, function_step, load_function, reads_rows
 from selfimprove.judging.rewarding import Rewarded, reward_step
-from selfimprove.policy import Policy, adapter_rank, load_tokenizer, pick_device, resolve_policy
+from selfimprove.policy import Policy, adapter_rank, declared_ends, load_tokenizer, pick_device, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Record
 from selfimprove.registry import Code, code_at, find_code
@@ -116,7 +116,9 @@ class Inference(Record):
                     "temperature": temperature,
                     "top_p": top_p,
                     "max_new_tokens": max_new_tokens,
-                    "stop_ids": list(stop_ids(load_tokenizer(policy)) if stops is None else stops),
+                    "stop_ids": list(
+                        stop_ids(load_tokenizer(policy), declared_ends(policy)) if stops is None else stops
+                    ),
                     "dtype": self.dtype,
                     "backend": backend,
                 },

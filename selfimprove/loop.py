@@ -21,7 +21,7 @@ from selfimprove.judging.checkers import constraints
 from selfimprove.judging.judges import check_judge
 from selfimprove.judging.rewarding import check_reward
 from selfimprove.lengthening_plan import check_lengthening
-from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
+from selfimprove.policy import MODELS, Policy, declared_ends, load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
 from selfimprove.record import Round
 from selfimprove.reporting.events import EventLog
@@ -52,7 +52,7 @@ class Loop(Inference):
             self.measured = self._named_policies()
             self.base_policy = self.measured[0]
         self.tokenizer = load_tokenizer(self.base_policy)
-        self.stops = stop_ids(self.tokenizer)
+        self.stops = stop_ids(self.tokenizer, declared_ends(self.base_policy))
         self._first_health: dict[str, float] | None = None
         self._last_health: dict[str, float] | None = None
         self._stopped = ""

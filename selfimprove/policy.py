@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -269,6 +270,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
+def declared_ends(policy: Policy) -> list[int]:
+    """The token ids that the base's generation_config.json says end an answer (Llama 3, Qwen and Gemma 3 name several);
+    none where it names none."""
+    file = Path(policy.base) / "generation_config.json"
+    if not file.is_file():
+        return []
+    try:
+        ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"model: {file} is not readable as JSON ({error}); fetch or save the model again") from error
+    ids = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    if not all(type(id) is int for id in ids):
+        raise InputError(f"model: {file}: eos_token_id is {ends!r}, not a token id or a list of them")
+    return ids
+
+
+def longrope_change(config: Mapping[str, Any]) -> int | None:
+    """The length (tokens) above which a model with longrope (Phi-3's) takes other rotary factors for the whole text;
+    None for all others. Of `config.json`'s keys, or a configuration's as a dict."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = config.get(name)
+        if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) == "longrope":
+            return rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    return None
+
+
 def model_digest(folder: Path) -> str:
     """Digest of a model or an adapter: its tensors, and the configuration that changes what they do."""
     adapter = folder / "adapter_config.json"
@@ -344,7 +371,11 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedMode
             raise
         said = " ".join(str(error).split())[:500]
         raise InputError(f"model: {policy.base} cannot be loaded: {said}") from error
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    from selfimprove.scoring.selftest import check_cache  # scoring needs this module
+
+    check_cache(model, policy)
+    return model
 
 
 class ModelPool:

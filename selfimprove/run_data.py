@@ -16,16 +16,21 @@ from selfimprove.errors import InputError
 from selfimprove.evaluation.code_tasks import QUESTIONS
 from selfimprove.judging.asking import under
 from selfimprove.judging.checkers.constraints import read_constraints
-from selfimprove.policy import Policy, load_tokenizer, read_config
+from selfimprove.policy import Policy, load_tokenizer, longrope_change, read_config
 from selfimprove.recipe import Recipe
 
 
-def context_tokens(base: str) -> int:
-    """Tokens the model's positions cover, from its config.json."""
+def context_tokens(base: str, scored: bool = False) -> int:
+    """Tokens the model's positions cover, from its config.json.
+
+    Where the rotary factors change with a text's length (longrope) a text that grows over the change would be read with
+    other factors than it was written with: sampling and training end there. `scored`: texts are given whole.
+    """
     config = read_config(Path(base))
     config = config.get("text_config", config)
     given = (config.get(name) for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"))
-    return int(next((one for one in given if one), 2**31))
+    context = int(next((one for one in given if one), 2**31))
+    return context if scored else min(context, longrope_change(config) or context)
 
 
 _READ_ROWS = ("constraints", "code", "function")  # judges that see all columns of a prompt

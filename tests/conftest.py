@@ -70,7 +70,8 @@ def save_tiny_model(folder: Path, seed: int = 0, template: str | None = CHATML) 
 def save_served_model(folder: Path) -> Path:
     """A tiny model for vLLM, whose attention on the CPU wants heads of 32 at least (it dies of 8).
 
-    Its own end token (3) and generation_config.json are traps: neither must end a response or change its distribution.
+    The end token of config.json (3) and the decoding of generation_config.json are traps: neither must end a response
+    or change its distribution.
     """
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
@@ -93,7 +94,7 @@ def save_served_model(folder: Path) -> Path:
         model.lm_head.weight[[2, 3]] *= 2.5  # so that responses end, and token 3 is met
     model.save_pretrained(folder)
     traps = {"do_sample": True, "top_k": 3, "repetition_penalty": 1.5, "temperature": 0.1, "max_new_tokens": 200}
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, **traps}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **traps}))
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -674,6 +674,7 @@ def test_the_best_policy_survives_a_kill_before_the_next_checkpoint_is_whole(tmp
     callback = BestCheckpoint(tmp_path, {"turns": 2}, lambda n: None)
     rows = [{"step": step, "reward/turn_2": value} for step, value in enumerate([0.1, 0.5], start=1)]
     callback.trainer = SimpleNamespace(
+        model=torch.nn.Identity(),
         is_world_process_zero=lambda: True,
         accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
         save_model=lambda folder: Path(folder).mkdir(),

@@ -725,6 +725,10 @@ _PREFILL = (
     "selfimprove.scoring:token_log_probs",
     "selfimprove.worker:shard_of",
 )
+_SCORING = (
+    *("selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
+    *("selfimprove.scoring.whole", "selfimprove.policy:longrope_change"),
+)
 _TRAINING = tuple(
     f"selfimprove.training.stages:{name}"
     for name in (
@@ -746,7 +750,7 @@ _REWARDS = (
     "selfimprove.judging.chat_server:ChatServer._read",
     "selfimprove.judging.chat_server:ChatServer._first_token",
     *("selfimprove.judging.digits", "selfimprove.judging.named_scores"),
-    *("selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
+    *_SCORING,
     *("selfimprove.chat:render_prompt", "selfimprove.chat:render_example", "selfimprove.chat:merged_system"),
     "selfimprove.chat:accepted_turns",
     *("selfimprove.sampling.transformers:TransformersSampler.sample", "selfimprove.sampling.transformers:_decode"),
@@ -772,8 +776,7 @@ SOURCES: dict[str, Sequence[str]] = {
     "log_probs": (
         "selfimprove.worker:_log_probs",
         "selfimprove.worker:_by_prompt",
-        "selfimprove.scoring:summed_log_probs",
-        "selfimprove.scoring:_score_batch",
+        *_SCORING,
         "selfimprove.batching:pad_right",
         *_PREFILL,
         *_LOADING,
@@ -829,6 +832,7 @@ SOURCES: dict[str, Sequence[str]] = {
         *_LOADING,
     ),
     "score": (
+        "selfimprove.training.dropout",
         "selfimprove.worker:_score",
         "selfimprove.training.rollouts",
         "selfimprove.training.score_batch",
@@ -869,6 +873,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.worker:_dpo",
         "selfimprove.training.stages:train_preference",
         "selfimprove.training.preference",
+        "selfimprove.training.dropout",
         "selfimprove.training.losses",
         "selfimprove.batching:pad_left",
         "selfimprove.batching:pad_right",

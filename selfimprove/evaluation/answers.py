@@ -69,7 +69,7 @@ def _drawn(
 
 
 def _by_likelihood(loop: Inference, suite: MultipleChoice, items: Sequence[Prompt], policy: Policy) -> Outcome:
-    tokenizer, room = load_tokenizer(policy), context_tokens(policy.base)
+    tokenizer, room = load_tokenizer(policy), context_tokens(policy.base, scored=True)
     prompts: dict[str, RenderedPrompt] = {}
     by_prompt: dict[str, list[Response]] = {}
     for item in items:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from selfimprove.batching import pad_right, token_budget_batches
-from selfimprove.chat import Message, render_example
+from selfimprove.chat import Message, end_of_turn_id, render_example
 from selfimprove.errors import InputError
 from selfimprove.judging.functions import Verdict
 from selfimprove.policy import Policy, load_tokenizer, pick_dtype
@@ -36,8 +36,11 @@ class RewardModel:
             )
         model.to(device)
         if model.config.pad_token_id is None:
-            pad = self._tokenizer.pad_token_id
-            model.config.pad_token_id = self._tokenizer.eos_token_id if pad is None else pad
+            pads = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id)
+            pad = next((id for id in pads if id is not None), None)
+            if pad is None:  # the classifier reads the last token that is no padding: it must not be the end of turn
+                pad = 0 if end_of_turn_id(self._tokenizer) != 0 else 1
+            model.config.pad_token_id = pad
         self._model = model.eval()
 
     def rendered(self, messages: Sequence[Message], text: str) -> list[int]:

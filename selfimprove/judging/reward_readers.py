@@ -18,7 +18,7 @@ from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.digits import DIGITS, digit_tokens
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Prompts, Rubric, RubricOptions
-from selfimprove.policy import MODELS, Policy, load_tokenizer, pick_dtype
+from selfimprove.policy import MODELS, Policy, declared_ends, load_tokenizer, pick_dtype
 from selfimprove.run_data import context_tokens
 from selfimprove.sampling import Decoding, Request
 from selfimprove.sampling.journal import Journal
@@ -62,7 +62,9 @@ class PolicyReader:
         self._rubric, self._device, self._tokenizer = rubric, device, load_tokenizer(policy)
         self._sampler = TransformersSampler(pick_dtype(dtype, device), device, batch_tokens)
         self._sampler.set_weights(policy)
-        self._decoding = Decoding(0.0, 1.0, rubric.max_new_tokens, tuple(stop_ids(self._tokenizer)))
+        self._decoding = Decoding(
+            0.0, 1.0, rubric.max_new_tokens, tuple(stop_ids(self._tokenizer, declared_ends(policy)))
+        )
         self._room = context_tokens(policy.base) - rubric.max_new_tokens
 
     def __call__(self, asked: Sequence[Answered], advance: Advance) -> list[Verdict]:

@@ -143,7 +143,7 @@ def _decode(
                 break
             keep = keep.to(device)
             tokens, mask = tokens[keep], mask[keep]
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         logits = model(
             input_ids=tokens[:, None],

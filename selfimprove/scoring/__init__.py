@@ -47,17 +47,33 @@ def summed_log_probs(
     Returns:
         One list per group, one float per response.
     """
+    from selfimprove.scoring.whole import split_long, whole_log_probs
+
     vocabulary = model.config.get_text_config().vocab_size
     longest = max((len(r) for g in groups for r in g.responses), default=1)
     budget = min(batch_tokens, _LOGIT_BUDGET // vocabulary * (1 + _mean_prompt(groups) // longest))
-    costs = [len(g.responses) * (len(g.prompt_ids) + max(map(len, g.responses))) for g in groups]
-    results: list[list[float]] = [[] for _ in groups]
+    results = [[0.0] * len(group.responses) for group in groups]
+    continued, whole = split_long(model, groups)
+    costs = [len(places) * (len(groups[i].prompt_ids) + _longest(groups[i], places)) for i, places in continued]
     for batch in token_budget_batches(costs, budget):
-        scored = iter(_score_batch(model, [groups[i] for i in batch]))
-        for i in batch:
-            results[i] = [next(scored) for _ in groups[i].responses]
-        advance(sum(len(groups[i].responses) for i in batch))
+        here = [continued[k] for k in batch]
+        parts = [Group(groups[i].prompt_ids, tuple(groups[i].responses[j] for j in places)) for i, places in here]
+        scored = iter(_score_batch(model, parts))
+        for i, places in here:
+            for j in places:
+                results[i][j] = next(scored)
+        advance(sum(len(part.responses) for part in parts))
+    texts = [(groups[i].prompt_ids, groups[i].responses[j]) for i, j in whole]
+    for batch, log_probs in whole_log_probs(model, texts, budget):
+        for k, log_prob in zip(batch, log_probs, strict=True):
+            i, j = whole[k]
+            results[i][j] = log_prob
+        advance(len(batch))
     return results
+
+
+def _longest(group: Group, places: Sequence[int]) -> int:
+    return max(len(group.responses[j]) for j in places)
 
 
 def _mean_prompt(groups: Sequence[Group]) -> int:

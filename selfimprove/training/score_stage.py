@@ -22,6 +22,7 @@ from selfimprove.judging.rewarding import make_checker
 from selfimprove.policy import Policy, load_base, model_digest, pick_device, pick_dtype
 from selfimprove.sampling import Decoding, make_sampler
 from selfimprove.sampling.transformers import TransformersSampler
+from selfimprove.training.dropout import as_configured, without_dropout
 from selfimprove.training.rollouts import Plan
 from selfimprove.training.score_trainer import REFERENCE_ADAPTER, ScoreTrainer, Tools
 from selfimprove.training.stages import (
@@ -115,15 +116,6 @@ def score_arguments(task: dict[str, Any], folder: Path, device: str) -> dict[str
     }
 
 
-def without_dropout(model: Any) -> None:
-    """The policy that is trained must be the one that sampled."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-
-
 def make_tools(
     task: dict[str, Any], folder: Path, start: Policy, base: Policy, model: Any, tokenizer: Any, device: str
 ) -> Tools:
@@ -201,7 +193,7 @@ class _LiveWeights:
             self.sampler.set_weights(self.start, model)
             return
         here = self.folder / str(update)
-        with explained_write(self.folder):
+        with explained_write(self.folder), as_configured(model):
             if adapter := hasattr(model, "peft_config"):
                 model.save_pretrained(str(here), selected_adapters=["default"])
             else:

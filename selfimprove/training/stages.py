@@ -23,9 +23,11 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from selfimprove.adapters import attach, check_trainable, name_base, tokenizer_folder
 from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
+from selfimprove.chat import end_of_turn_id
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
 from selfimprove.policy import Policy, load_base, model_digest, pick_device
+from selfimprove.training.dropout import as_configured, without_dropout
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 from selfimprove.training.trackers import PROJECT, tracked
 
@@ -72,7 +74,8 @@ def save_policy(trainer: Any, folder: Path) -> None:
         if trainer.is_world_process_zero():
             shutil.rmtree(temporary, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
-        trainer.save_model(str(temporary))
+        with as_configured(trainer.model):
+            trainer.save_model(str(temporary))
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             for extra in (
@@ -271,6 +274,7 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     )
     if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
+    without_dropout(trainer.model)  # TRL's sees modules only, and most attention keeps its rate elsewhere
     trainer.add_callback(_FirstLoss(trainer, task, folder))
     run_training(trainer, folder, Checkpoints(folder, {}, advance))
 
@@ -297,7 +301,12 @@ def fresh_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """A tokenizer of its own for a trainer, since TRL changes the one it is given (its pad token)."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(tokenizer_folder(policy), trust_remote_code=policy.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(policy), trust_remote_code=policy.trust_remote_code)
+    if (
+        tokenizer.pad_token is None and tokenizer.eos_token is None
+    ):  # TRL wants one; padding is masked, so any token does
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer))
+    return tokenizer
 
 
 def world_size() -> int:
