@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from selfimprove.data.thoughts import answer_of, closes_thought, opens_thought, without_opening
 from selfimprove.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +34,12 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 _PROBE = "selfimprove-probe-answer"
 _QUESTION: Message = {"role": "user", "content": "question"}
 _ANSWER: Message = {"role": "assistant", "content": _PROBE}
+
+OPENING = 64  # tokens at a prompt's end in which a template opens a thought
+_NO_THOUGHTS = (
+    ": write the thought into the data's answers (`...</think>`), or have the template open none, where it can "
+    "(`chat_template_kwargs: {enable_thinking: false}`)"
+)
 
 # Some templates (Llama 3.2) write today's date into the prompt. All of a run must see the same prompt, so the
 # date stands still, at the one that the Llama 3.1 template falls back to.
@@ -51,11 +62,12 @@ def render_example(
 
     prompt_ids is what `render_prompt` gives. response_ids ends with the end-of-turn token; what the template
     writes after it (ChatML: a newline) is never sampled, so it is left out. Where the template trims an
-    answer, so does this. A special token in the *text* of an answer gets its id; `check_rendering` says so.
+    answer, so does this; where the prompt has opened a thought, an answer that opens it again does not. A
+    special token in the *text* of an answer gets its id; `check_rendering` says so.
     Raises InputError as `render_prompt` and `end_of_turn_id` do.
     """
     closing, end, _ = _closing(tokenizer)
-    text = _answer_text(tokenizer, messages, response) + closing[: closing.index(end) + len(end)]
+    text = _answer_text(tokenizer, messages, response) + closing.partition(end)[0] + end
     return _encode_after_prompt(tokenizer, messages, text)
 
 
@@ -147,10 +159,11 @@ def check_rendering(
     The BOS must be at the start as often as the template writes it there (never twice), and the end of turn
     among the trained tokens exactly once, at the end; not at all where the answer was truncated.
     """
-    problem = _bos_problem(tokenizer, prompt_ids + response_ids)
+    marks = _marks(tokenizer, tokenizer.chat_template, json.dumps(template_kwargs(tokenizer)))
+    problem = _bos_problem(marks, prompt_ids + response_ids)
     if problem:
         return problem
-    _, end, end_of_turn = _closing(tokenizer)
+    end, end_of_turn = marks.end, marks.end_id
     found = response_ids.count(end_of_turn)
     if truncated:
         return f"A truncated answer is trained to end with the end-of-turn token {end!r}." if found else None
@@ -161,8 +174,39 @@ def check_rendering(
     return None
 
 
+def check_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
+    """What is wrong with the thought of a rendered answer, as a sentence, or nothing: one that the prompt opens must
+    be closed in the answer, and where the prompt brings a closed one, the answer brings none."""
+    prompt = tokenizer.decode(prompt_ids[-OPENING:])
+    answer = tokenizer.decode(response_ids)
+    if opens_thought(prompt):
+        if answer_of(answer, opened=True) is None:
+            return f"The chat template opens a thought in the prompt, and the answer never closes it{_NO_THOUGHTS}."
+    elif closes_thought(prompt) and answer_of(answer) != answer:
+        return "The chat template writes an empty thought into the prompt, and the answer brings another one."
+    return ""
+
+
+def template_kwargs(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What is given to the tokenizer's chat template beside the conversation (`chat_template_kwargs` of a recipe)."""
+    return getattr(tokenizer, "chat_template_kwargs", {})
+
+
+def check_template_kwargs(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError for one of `template_kwargs` that the chat template does not read: it would do nothing."""
+    words = set(re.findall(r"[A-Za-z_]\w*", str(tokenizer.chat_template)))
+    for name in template_kwargs(tokenizer):
+        if name not in words:
+            near = get_close_matches(name, words, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(
+                f"chat_template_kwargs.{name}: the chat template of {_name(tokenizer)} does not read it{hint}"
+            )
+
+
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 (hex) of what decides how text becomes ids: chat template, special tokens, tokenizer json.
+    """sha256 (hex) of what decides how text becomes ids: chat template and what it is given, special tokens, tokenizer
+    json.
 
     Padding and truncation are left out: they change no rendering, and programs set them as they go.
     """
@@ -172,6 +216,8 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     rules.pop("truncation", None)
     rules.pop("padding", None)
     parts = {"chat_template": tokenizer.chat_template, "special_tokens": special, "tokenizer": rules}
+    if given := template_kwargs(tokenizer):
+        parts["chat_template_kwargs"] = given
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -212,9 +258,9 @@ def _applied(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_ge
             messages,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            strftime_now=TODAY.strftime,
+            **{"strftime_now": TODAY.strftime, **template_kwargs(tokenizer)},
         )
-    except (TemplateError, ValueError) as error:
+    except (TemplateError, ValueError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages) or "none"
         raise InputError(
             f"the chat template of {_name(tokenizer)} refuses a conversation (its roles: {roles}): {error}"
@@ -227,12 +273,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
-    """All that the template writes after a last answer; the first special token in that; the token's id."""
+    """All that the template writes after a last answer; the first special token in that, or in what it writes before a
+    next question where there is none (GLM 4.5 ends with the opening of the user's turn); the token's id."""
     text = _render(tokenizer, [_QUESTION, _ANSWER], add_generation_prompt=False)
     closing = text[text.index(_PROBE) + len(_PROBE) :]
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    more = "" if closing.strip() else _render(tokenizer, [_QUESTION, _ANSWER, _QUESTION], add_generation_prompt=False)
     # Without the leading space (Llama 2 has one), as some vocabularies count runs of spaces as added tokens.
-    for token_id in _encode(tokenizer, closing.lstrip()):
+    for token_id in _encode(tokenizer, (closing + more.partition(_PROBE)[2]).lstrip()):
         if token_id in special:
             return closing, tokenizer.convert_ids_to_tokens(token_id), token_id
     raise InputError(
@@ -244,6 +292,8 @@ def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
 def _answer_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], answer: str) -> str:
     """The text between the prompt and the closing of the answer's turn, as the template writes it."""
     prompt = _render(tokenizer, messages, add_generation_prompt=True)
+    if (rest := without_opening(prompt, answer)) is not None:
+        return rest  # a thought that goes on from the prompt's: templates would write an empty one before it
     full = _render(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
     closing = _closing(tokenizer)[0]
     text = full[len(prompt) :].removesuffix(closing)
@@ -267,12 +317,28 @@ def _encode_after_prompt(
     return prompt_ids, _encode(tokenizer, _closing(tokenizer)[1] + text)[1:]
 
 
-def _bos_problem(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str | None:
-    bos, token = tokenizer.bos_token_id, tokenizer.bos_token
+@dataclass(frozen=True)
+class _Marks:
+    """What a template writes around every conversation, where it is looked for in each of many examples."""
+
+    bos_id: int | None
+    bos: str | None
+    expected: tuple[int, ...]  # two turns, to see whether the BOS is written elsewhere too: SmolLM2's is <|im_start|>
+    end: str
+    end_id: int
+
+
+@lru_cache(maxsize=8)
+def _marks(tokenizer: PreTrainedTokenizerBase, template: str, given: str) -> _Marks:
+    _, end, end_id = _closing(tokenizer)
+    expected = tuple(render_prompt(tokenizer, [_QUESTION, _ANSWER, _QUESTION]))
+    return _Marks(tokenizer.bos_token_id, tokenizer.bos_token, expected, end, end_id)
+
+
+def _bos_problem(marks: _Marks, ids: list[int]) -> str | None:
+    bos, token, expected = marks.bos_id, marks.bos, marks.expected
     if bos is None:
         return None
-    # Two turns, to see whether the template writes this token elsewhere too: SmolLM2's BOS is <|im_start|>.
-    expected = render_prompt(tokenizer, [_QUESTION, _ANSWER, _QUESTION])
     at_start = int(expected[0] == bos)
     if any(first == second == bos for first, second in pairwise(ids)):
         return f"The BOS {token!r} stands twice in a row."

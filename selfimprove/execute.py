@@ -131,7 +131,7 @@ def _base(recipe: Recipe) -> Path | None:
     """The folder of the base model that samples; None where the run has no model of its own."""
     if recipe.sampling.backend != "auto" or recipe.method in ("evaluate_judge", "evaluate_responses", "judge_file"):
         return None
-    return Path(resolve_policy(recipe.model, trust_remote_code=recipe.trust_remote_code).base)
+    return Path(resolve_policy(recipe.model, opening=recipe.opening).base)
 
 
 def _adopt(loop: Inference, place: Run) -> None:

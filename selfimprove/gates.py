@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selfimprove.chat import check_rendering, end_of_turn_id
+from selfimprove.chat import check_rendering, check_thought, end_of_turn_id
 from selfimprove.data.leakage import leaks
 from selfimprove.data.rows import LogProbs, Pair, Response, Responses
 
@@ -31,15 +31,19 @@ class Verdict:
     message: str
 
 
-def rendering(tokenizer: Any, examples: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Verdict:
-    """Every (prompt_ids, response_ids) has BOS as its template writes it, never twice, and a trained end of turn."""
+def rendering(
+    tokenizer: Any, examples: Iterable[tuple[Sequence[int], Sequence[int]]], answers: bool = False
+) -> Verdict:
+    """Every (prompt_ids, response_ids) has BOS as its template writes it, never twice, and a trained end of turn; where
+    the responses are `answers`, a thought that the template opened is closed in them."""
     count = 0
     for prompt_ids, response_ids in examples:
         count += 1
-        if problem := check_rendering(tokenizer, list(prompt_ids), list(response_ids)):
+        problem = check_rendering(tokenizer, list(prompt_ids), list(response_ids))
+        if problem or (answers and (problem := check_thought(tokenizer, prompt_ids, response_ids))):
             shown = tokenizer.decode([*prompt_ids, *response_ids])
             return Verdict("rendering", False, None, None, f"{problem} The example: {shown!r}")
-    return Verdict("rendering", True, count, None, f"{count} examples of the first batch are rendered as they should")
+    return Verdict("rendering", True, count, None, f"all {count} examples are rendered as they should be")
 
 
 def rendered_pairs(tokenizer: Any, pairs: Sequence[Pair], stops: Sequence[int]) -> Verdict:
@@ -54,6 +58,11 @@ def rendered_pairs(tokenizer: Any, pairs: Sequence[Pair], stops: Sequence[int]) 
             )
             problem += "ends the turn" if ends else "does not end the turn"
             return Verdict("rendering", False, None, None, problem)
+    for pair in pairs:
+        for response in (pair.chosen, pair.rejected):
+            whole = response.finish == "stop" and not response.open_thought
+            if whole and (problem := check_thought(tokenizer, pair.prompt.prompt_ids, response.ids)):
+                return Verdict("rendering", False, None, None, f"{problem} The response: {response.text!r}")
     return verdict
 
 

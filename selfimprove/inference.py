@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
-from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
+from selfimprove.chat import OPENING, Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
 from selfimprove.data.thoughts import opens_thought, said
 from selfimprove.errors import InputError
@@ -29,9 +29,6 @@ from selfimprove.reporting.terminal import Progress
 from selfimprove.run_data import context_tokens
 from selfimprove.sampling import choose_backend
 from selfimprove.steps import StepRequest, run_step
-
-# So many last tokens of a prompt show whether its template opened a thought.
-_OPENING = 16
 
 
 class Written(NamedTuple):
@@ -130,7 +127,7 @@ class Inference(Record):
             )
         )
         tokenizer, by_prompt = load_tokenizer(policy), dict[str, list[Response]]()
-        opened = {p.id for p in prompts if opens_thought(tokenizer.decode(p.prompt_ids[-_OPENING:]))}
+        opened = {p.id for p in prompts if opens_thought(tokenizer.decode(p.prompt_ids[-OPENING:]))}
         for row in artefact.rows():
             text = said(tokenizer, row["ids"], row["text"], row["prompt_id"] in opened)
             finish = "length" if text is None else row["finish"]
@@ -171,7 +168,7 @@ class Inference(Record):
         execution: dict[str, Any] = {"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens}
         policies, with_rows = {}, False
         if judge.kind == "reward_model":
-            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.trust_remote_code)
+            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.opening)
         else:
             code = self.code_of(str(judge.function), "judge.function")
             options, more = function_step(code, judge.version, judge.seconds)
@@ -231,7 +228,7 @@ class Inference(Record):
             self.dtype,
             self.device,
             recipe.sampling.batch_tokens,
-            recipe.trust_remote_code,
+            recipe.opening,
         )
 
     def rewarded(self, responses: Responses, reward: Reward, label: str) -> dict[str, list[Rewarded]]:

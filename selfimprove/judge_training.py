@@ -214,13 +214,10 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 
 def train_judge(loop: Loop, start: Policy, examples: Sequence[Example]) -> Policy:
     """A judge from `start`, as a durable training step; see `training/judge_trainer.py`."""
-    judge, training, tokenizer = loop.recipe.self_judge, loop.recipe.training, loop.tokenizer
+    judge, tokenizer = loop.recipe.self_judge, loop.tokenizer
     digits = digit_tokens(tokenizer)
-    first = [
-        (tuple(one.row["plain_ids"]), (digits.ids[one.label], end_of_turn_id(tokenizer)))
-        for one in examples[: training.batch_size]
-    ]
-    loop.check(gates.rendering(tokenizer, first))
+    rows = [(tuple(one.row["plain_ids"]), (digits.ids[one.label], end_of_turn_id(tokenizer))) for one in examples]
+    loop.check(gates.rendering(tokenizer, rows))
     options = loop.training_options("judge")
     options |= judge.model_dump(include={"ce_reference", "ce_plain", "distillation"})
     options["digit_ids"] = list(digits.ids)

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
-from selfimprove.chat import stop_ids
+from selfimprove.chat import check_template_kwargs, stop_ids
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.evaluation.runner import Evaluator
@@ -46,12 +46,13 @@ class Loop(Inference):
 
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
         super().__init__(recipe, store, events, progress)
-        self.base_policy: Policy = resolve_policy(recipe.model, "M0", recipe.trust_remote_code)
+        self.base_policy: Policy = resolve_policy(recipe.model, "M0", recipe.opening)
         self.measured = [self.base_policy]
         if recipe.method == "evaluate":
             self.measured = self._named_policies()
             self.base_policy = self.measured[0]
         self.tokenizer = load_tokenizer(self.base_policy)
+        check_template_kwargs(self.tokenizer)
         self.stops = stop_ids(self.tokenizer, declared_ends(self.base_policy))
         self._first_health: dict[str, float] | None = None
         self._last_health: dict[str, float] | None = None
@@ -63,9 +64,9 @@ class Loop(Inference):
             check_accelerate_file(find_accelerate_file(recipe), recipe.training)
         if judge := recipe.ranked_by():
             where = "judge" if recipe.judge else "iterative_dpo.judge"
-            check_judge(judge, recipe.search_folders(), where, recipe.trust_remote_code)
+            check_judge(judge, recipe.search_folders(), where, recipe.opening)
         if reward := recipe.rewarded_by():
-            check_reward(reward, recipe.search_folders(), f"{recipe.method}.reward", recipe.trust_remote_code)
+            check_reward(reward, recipe.search_folders(), f"{recipe.method}.reward", recipe.opening)
         if recipe.method == "self_judge":
             check_judge_training(self)
         if recipe.method == "self_lengthen":
@@ -86,7 +87,7 @@ class Loop(Inference):
             names = given
         found = {self.base_policy.digest: self.base_policy.named(names[0])}
         for one, name in zip(given[1:], names[1:], strict=True):
-            policy = resolve_policy(one, name, self.recipe.trust_remote_code)
+            policy = resolve_policy(one, name, self.recipe.opening)
             if policy.digest not in found:
                 found[policy.digest] = policy
             elif one.endswith("@M0"):  # of several runs from one model
@@ -177,10 +178,10 @@ class Loop(Inference):
         """SFT, and (if `middle`) the policy half-way through its optimizer steps."""
         options = self.training_options("sft")
         examples = self.data.seed_examples if sampled is None else list(sampled)
-        first = [(e["prompt_ids"], e["response_ids"]) for e in examples[: options["batch_size"]]]
+        rows = [(e["prompt_ids"], e["response_ids"]) for e in examples]
         if sampled is not None:  # an answer may end with another stop token than the template's end of turn
-            first = [(prompt, [*ids[:-1], self.stops[0]] if ids[-1] in self.stops else ids) for prompt, ids in first]
-        self.check(gates.rendering(self.tokenizer, first))
+            rows = [(prompt, [*ids[:-1], self.stops[0]] if ids[-1] in self.stops else ids) for prompt, ids in rows]
+        self.check(gates.rendering(self.tokenizer, rows, answers=True))
         if middle:
             options["keep_at"] = 0.5
         trained, artefact = self.train("sft", policy, options, "examples", examples)
@@ -229,8 +230,7 @@ class Loop(Inference):
             "beta": self.recipe.training.beta,
             "reference_is_start": reference.policy_digest == policy.digest,
         }
-        first = pairs[: options["batch_size"]]
-        self.check(gates.rendered_pairs(self.tokenizer, first, self.stops))
+        self.check(gates.rendered_pairs(self.tokenizer, pairs, self.stops))
         rows = [_pair_row(pair, reference) for pair in pairs]
         trained, artefact = self.train("dpo", policy, options, "pairs", rows)
         if (note := artefact.folder / "first-batch.json").is_file():

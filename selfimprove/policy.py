@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from selfimprove.adapters import adapter_config, added_rows, attach, tokenizer_f
 from selfimprove.artefacts import Artefact, digest_of, file_digest, write_json
 from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.opening import PLAIN, Opening
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class Policy:
     """A model in the loop.
 
     `base` is a local folder in Transformers' format, `adapter` a local PEFT folder or None.
-    `digest` covers weights, adapter, tokenizer and chat template, not where they lie.
+    `digest` covers weights, adapter, tokenizer and chat template (with what is given to it), not where they lie.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Policy:
     adapter_digest: str | None = None
     tokenizer_digest: str = ""
     trust_remote_code: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def digest(self) -> str:
@@ -61,7 +63,7 @@ class Policy:
         return asdict(self)
 
 
-def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False) -> Policy:
+def resolve_policy(model: str, name: str = "M0", opening: Opening = PLAIN) -> Policy:
     """A policy from what a recipe says: a built-in name, a local folder (model, adapter, judge), a hub id, or a run.
 
     `runs/x` is the final policy of that run, `runs/x@M1` that one, `runs/x@M0` its model. A hub id may carry a revision
@@ -90,7 +92,8 @@ def resolve_policy(model: str, name: str = "M0", trust_remote_code: bool = False
             base_digest=_cached_digest(base),
             adapter=str(adapter) if adapter else None,
             adapter_digest=model_digest(adapter) if adapter else None,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=opening.trust_remote_code,
+            chat_template_kwargs=opening.chat_template_kwargs,
         )
     except SafetensorError as error:
         where = f"{base}, {adapter}" if adapter else str(base)
@@ -324,17 +327,19 @@ def _cached_digest(folder: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(folder: str, trust_remote_code: bool) -> Any:
+def _tokenizer(folder: str, trust_remote_code: bool, chat_template_kwargs: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer.chat_template_kwargs = json.loads(chat_template_kwargs)
+    return tokenizer
 
 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """The tokenizer of the policy: its adapter's own where that has one, else its base's."""
     folder = tokenizer_folder(policy)
     try:
-        return _tokenizer(folder, policy.trust_remote_code)
+        return _tokenizer(folder, policy.trust_remote_code, json.dumps(policy.chat_template_kwargs))
     except (OSError, ValueError) as error:
         raise InputError(f"model: no usable tokenizer in {folder}: {str(error).splitlines()[0]}") from error
 

@@ -51,8 +51,8 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
     score, sampling, training = loop.recipe.score, loop.recipe.sampling, loop.recipe.training
     number, prompts = stage.number, stage.prompts
     own = score.stage_one if number == 1 else score.stage_two
-    first = [(prompt.prompt_ids, (end_of_turn_id(loop.tokenizer),)) for prompt in prompts[: training.batch_size]]
-    loop.check(gates.rendering(loop.tokenizer, first))
+    end = end_of_turn_id(loop.tokenizer)
+    loop.check(gates.rendering(loop.tokenizer, [(prompt.prompt_ids, (end,)) for prompt in prompts]))
     reward_options, reward_policies, reward_execution = loop.reward_step(score.reward)
     options = loop.training_options("training")
     del options["epochs"]

@@ -23,6 +23,7 @@ from selfimprove.method_sections import (
     SelfLengthen,
     Star,
 )
+from selfimprove.opening import NOT_THE_TEMPLATES, Opening
 from selfimprove.recipe_sections import Data, Gates, Positive, Sampling, Sft, Stop, Strict, Training, model_of
 from selfimprove.shipped import recipe_file
 from selfimprove.strict_yaml import load_yaml
@@ -85,6 +86,7 @@ class Recipe(Strict):
     gates: Gates = Gates()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     folder: str = Field(default=".", exclude=True)  # where relative data paths are looked for first
 
     @model_validator(mode="before")
@@ -150,6 +152,8 @@ class Recipe(Strict):
             raise ValueError("stop.patience needs a `development` suite (never the one reported under `evaluate`)")
         if self.development and self.development.suite in [one.suite for one in self.evaluate]:
             raise ValueError("`development` must not be one of the suites under `evaluate`")
+        if taken := sorted(NOT_THE_TEMPLATES & self.chat_template_kwargs.keys()):
+            raise ValueError(f"`chat_template_kwargs.{taken[0]}` is not the template's to read: leave it out")
         for stage, size in (("training", self.training.batch_size), ("sft", self.sft.batch_size)):
             if size is not None and size % self.training.processes:
                 raise ValueError(
@@ -210,6 +214,10 @@ class Recipe(Strict):
         if self.method == "expert_iteration":
             return self.expert_iteration.judge
         return self.iterative_dpo.judge if self.method == "iterative_dpo" else self.judge
+
+    @property
+    def opening(self) -> Opening:
+        return Opening(self.trust_remote_code, self.chat_template_kwargs)
 
     @property
     def trains_samples(self) -> bool:

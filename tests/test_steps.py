@@ -55,6 +55,8 @@ BY_POLICY = {"sample", "log_probs", "sft", "dpo"}  # all but the reward model, w
 
 # option: (a change of it, the steps whose key it changes)
 CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    # A word that the tiny model's template has, else it is refused.
+    "chat_template_kwargs": ({"chat_template_kwargs": {"role": "x"}}, BY_POLICY | {"reward_model"}),
     "seed": ({"seed": 1}, {"sample", "sft", "dpo"}),
     "model": ({"model": "OTHER"}, BY_POLICY),
     "data.seed": ({"data": {"seed": "pairs-as-seed.jsonl"}}, {"sft"}),

@@ -14,6 +14,8 @@ _OPENS = rf"<(?:{_NAMES})>|<\|begin_of_thought\|>|\[THINK\]|<\|channel\|>\s*(?:a
 _CLOSE = re.compile(_CLOSES, re.IGNORECASE)
 # A mark in the middle of a line is spoken of, not used: "the <think> tag".
 _OPEN = re.compile(rf"^\s*(?:<\|start\|>\s*assistant\s*)?(?:{_OPENS})", re.IGNORECASE | re.MULTILINE)
+_EMPTY = re.compile(rf"\s*(?:{_OPENS})\s*(?:{_CLOSES})\s*", re.IGNORECASE)
+_CLOSE_AT_END = re.compile(rf"(?:{_OPENS})\s*(?:{_CLOSES})\s*$", re.IGNORECASE)
 _OPEN_AT_END = re.compile(rf"(?:{_OPENS})\s*$", re.IGNORECASE)
 
 
@@ -36,6 +38,30 @@ def answer_of(text: str, opened: bool = False) -> str | None:
     if _OPEN.search(rest) or (last is None and opened):
         return None
     return rest if last is None else rest.strip()
+
+
+def without_opening(prompt: str, answer: str) -> str | None:
+    r"""What of `answer` follows a prompt that ends in a thought of its own: where that is open, one with a thought,
+    less its opening mark; where it is closed, one with an empty thought, less that. None for all others.
+
+    >>> without_opening("assistant\n<think>\n", "<think>\nMaybe 3?\n</think>\n\n4")
+    'Maybe 3?\n</think>\n\n4'
+    >>> without_opening("assistant\n<think>\n", "Maybe 3?</think>4"), without_opening("<think>", "4")
+    ('Maybe 3?</think>4', None)
+    >>> without_opening("<think>\n\n</think>\n\n", "<think></think>\n4")
+    '4'
+    """
+    if closes_thought(prompt):
+        empty = _EMPTY.match(answer)
+        return answer[empty.end() :] if empty else None
+    opened = _OPEN_AT_END.search(prompt)
+    if opened is None or not _CLOSE.search(answer):
+        return None
+    mark = opened.group().rstrip()
+    rest = answer.lstrip()
+    if not rest.startswith(mark):
+        return answer
+    return rest[len(mark) :].removeprefix(opened.group()[len(mark) :])
 
 
 def said(tokenizer: Any, ids: Sequence[int], text: str, opened: bool = False) -> str | None:
@@ -68,3 +94,12 @@ def opens_thought(prompt: str) -> bool:
     (True, False)
     """
     return bool(_OPEN_AT_END.search(prompt))
+
+
+def closes_thought(prompt: str) -> bool:
+    r"""Whether a rendered prompt ends with a thought that its template opened and closed.
+
+    >>> closes_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n"), closes_thought("<|im_start|>assistant\n")
+    (True, False)
+    """
+    return bool(_CLOSE_AT_END.search(prompt))

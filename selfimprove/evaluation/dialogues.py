@@ -197,5 +197,5 @@ def find_opponent(loop: Inference, loaded: Loaded) -> Opponent:
             raise InputError(f"{what}: no file {against!r}; looked in {', '.join(map(str, search))}")
         answers = given_answers(path, items, suite.max_missing, what)
         return Opponent(answers.name, None, answers)
-    policy = resolve_policy(against, short_name(against), loop.recipe.trust_remote_code)
+    policy = resolve_policy(against, short_name(against), loop.recipe.opening)
     return Opponent(policy.name, policy, None)

@@ -68,7 +68,7 @@ def find_asks(loop: Inference, loaded: Loaded) -> Asks:
         digit_tokens(load_tokenizer(loop.base_policy))
     judged = loop.base_policy
     if suite.answers_of != "base":
-        judged = resolve_policy(suite.answers_of, short_name(suite.answers_of), loop.recipe.trust_remote_code)
+        judged = resolve_policy(suite.answers_of, short_name(suite.answers_of), loop.recipe.opening)
     return Asks(rubric, judged, digest_of([asdict(one) for one in loaded.scored]))
 
 

@@ -383,7 +383,7 @@ def _backend(model: Any, policy: Policy, batch_size: int, bars: _Bars) -> Any:
                 pretrained=model,
                 tokenizer=copy.deepcopy(load_tokenizer(policy)),  # lm-eval sets its padding
                 batch_size=batch_size,
-                chat_template_args={"strftime_now": TODAY.strftime},
+                chat_template_args={"strftime_now": TODAY.strftime, **policy.chat_template_kwargs},
             )
             self.cut: Counter[str] = Counter()
             self.task_of: dict[str, str] = {}

@@ -17,6 +17,7 @@ from selfimprove.judge_sections import Prices, Reader
 from selfimprove.judging.digits import DIGITS, digit_tokens
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
+from selfimprove.opening import PLAIN, Opening
 from selfimprove.policy import Policy, load_tokenizer, resolve_policy
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def find_judge(loop: Inference, reader: Reader | None, rubric: str, policy: Poli
     if reader.server:
         reader.server.connection().key()  # said now if it is missing
         return Judge(found, reader, None)
-    policy = named_reader(reader, found, "judge", loop.recipe.trust_remote_code) or policy
+    policy = named_reader(reader, found, "judge", loop.recipe.opening) or policy
     if policy is None:
         raise InputError(
             "judge: nobody reads the rubric; give a judge (`--judge`, or `judge:` in the suite): `model`, a policy "
@@ -100,17 +101,17 @@ def rating_rubric(name: str, search: Sequence[Path], where: str) -> Rubric:
     return rubric
 
 
-def named_reader(reader: Reader, rubric: Rubric, where: str, trust_remote_code: bool = False) -> Policy | None:
+def named_reader(reader: Reader, rubric: Rubric, where: str, opening: Opening = PLAIN) -> Policy | None:
     """The policy that a section (at the key `where`) names to read its rubric, or else the rubric's own; None where
     there is neither, or a server reads. InputError where it is not to be had, or has no tokens for digits."""
     if reader.model is not None:
         with under(where):
-            policy = resolve_policy(reader.model, short_name(reader.model), trust_remote_code)
+            policy = resolve_policy(reader.model, short_name(reader.model), opening)
     elif rubric.policy is None or reader.server is not None:
         return None
     else:
         try:
-            policy = resolve_policy(rubric.policy, _OWN, trust_remote_code)
+            policy = resolve_policy(rubric.policy, _OWN, opening)
         except InputError as error:
             raise InputError(f"{where}.rubric: the judge {rubric.name} cannot be read: {error}") from error
     if rubric.options.parser == "digits":

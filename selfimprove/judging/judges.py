@@ -18,6 +18,7 @@ from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
 from selfimprove.judging.rewarding import check_one_label, check_reward
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
+from selfimprove.opening import PLAIN, Opening
 from selfimprove.policy import Policy, resolve_policy
 
 if TYPE_CHECKING:
@@ -101,12 +102,12 @@ def ranking_of(
 
 
 def check_judge(
-    judge: JudgeOptions, search: Sequence[Path], where: str = "iterative_dpo.judge", trust_remote_code: bool = False
+    judge: JudgeOptions, search: Sequence[Path], where: str = "iterative_dpo.judge", opening: Opening = PLAIN
 ) -> None:
     """Finds what the judge needs before anything is trained; `InputError` where it is not to be had. `where`: the
     recipe's key, for messages."""
     if judge.of is not None:
-        check_judge(judge.of, search, f"{where}.of", trust_remote_code)
+        check_judge(judge.of, search, f"{where}.of", opening)
     if judge.kind == "function":
         load_function(str(judge.function), f"{where}.function", search)
     if judge.kind in ("math", "code"):
@@ -115,10 +116,10 @@ def check_judge(
         rubric = rating_rubric(str(judge.rubric), search, where)
         if judge.server:
             judge.server.connection(f"{where}.server").key()  # said now if it is missing
-        named_reader(judge, rubric, where, trust_remote_code)
+        named_reader(judge, rubric, where, opening)
     if judge.kind == "reward_model":
         with under(where):
-            model = resolve_policy(str(judge.model), "judge", trust_remote_code)
+            model = resolve_policy(str(judge.model), "judge", opening)
         if model.adapter:
             raise InputError(f"{where}.model: {judge.model} is an adapter; merge it into its base first")
         check_one_label(model, where)

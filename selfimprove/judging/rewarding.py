@@ -40,6 +40,7 @@ from selfimprove.judging.reward_readers import (
 )
 from selfimprove.judging.rubric import Rubric
 from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem
+from selfimprove.opening import PLAIN, Opening
 from selfimprove.policy import Policy, pick_device, resolve_policy
 from selfimprove.registry import find_code
 from selfimprove.sampling.journal import Journal
@@ -120,7 +121,7 @@ def check_one_label(model: Policy, where: str) -> None:
 
 
 def reward_step(
-    reward: Reward, search: Sequence[Path], dtype: str, device: str, batch_tokens: int, trust_remote_code: bool = False
+    reward: Reward, search: Sequence[Path], dtype: str, device: str, batch_tokens: int, opening: Opening = PLAIN
 ) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
     """(options, policies, execution) of a step that checks answers: its options are what of a reward changes a value.
 
@@ -139,9 +140,9 @@ def reward_step(
         )
         options |= own
     elif reward.kind == "reward_model":
-        policies["judge"] = resolve_policy(str(reward.model), "judge", trust_remote_code)
+        policies["judge"] = resolve_policy(str(reward.model), "judge", opening)
     elif reward.kind == "rubric":
-        rubric, judge = _rubric_and_reader(reward, search, "reward", trust_remote_code)
+        rubric, judge = _rubric_and_reader(reward, search, "reward", opening)
         options["rubric"] = rubric_as_options(rubric)
         if judge is not None:
             policies["judge"] = judge.named("judge")
@@ -186,9 +187,7 @@ def make_checker(
     return Checker(look, kind in _COMPARES)
 
 
-def check_reward(
-    reward: Reward, search: Sequence[Path], where: str = "score.reward", trust_remote_code: bool = False
-) -> None:
+def check_reward(reward: Reward, search: Sequence[Path], where: str = "score.reward", opening: Opening = PLAIN) -> None:
     """Finds what the reward needs before anything is trained; `InputError` where it is not to be had. `where`: the
     recipe's key, for messages."""
     if reward.kind == "function" and reads_rows(load_function(str(reward.function), f"{where}.function", search)):
@@ -198,14 +197,14 @@ def check_reward(
     if reward.kind == "code" and (problem := sandbox_problem()):
         raise InputError(f"{where}: programs cannot be run safely here: {problem}")
     if reward.kind == "rubric":
-        _rubric_and_reader(reward, search, where, trust_remote_code)
+        _rubric_and_reader(reward, search, where, opening)
         if reward.server:
             if find_spec("openai") is None:
                 raise InputError(f"{where}.server: needs the openai client: pip install openai")
             reward.server.connection(f"{where}.server").key()  # said now if it is missing
     if reward.kind == "reward_model":
         with under(where):
-            judge = resolve_policy(str(reward.model), "judge", trust_remote_code)
+            judge = resolve_policy(str(reward.model), "judge", opening)
         if judge.adapter:
             raise InputError(f"{where}.model: {reward.model} is an adapter; merge it into its base first")
         check_one_label(judge, where)
@@ -281,11 +280,11 @@ def _of_verdict(verdict: Verdict) -> Rewarded:
 
 
 def _rubric_and_reader(
-    reward: Reward, search: Sequence[Path], where: str, trust_remote_code: bool
+    reward: Reward, search: Sequence[Path], where: str, opening: Opening
 ) -> tuple[Rubric, Policy | None]:
     """The reward's rubric, and the policy that reads it; None where a server does. InputError where nobody does."""
     rubric = rating_rubric(str(reward.rubric), search, where)
-    judge = named_reader(reward, rubric, where, trust_remote_code)
+    judge = named_reader(reward, rubric, where, opening)
     if judge is None and reward.server is None:
         raise InputError(
             f"{where}: nobody reads the rubric {reward.rubric}; give `model` (a policy) or `server`, or a judge that "

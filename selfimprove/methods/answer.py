@@ -85,7 +85,7 @@ def answer_with(loop: Inference) -> tuple[Asked, Judge | None]:
     """The prompts and the judge; the policy becomes the loop's own. Nothing is asked yet."""
     recipe, options = loop.recipe, loop.recipe.answer
     asked = prompts_to_answer(recipe)
-    loop.base_policy = resolve_policy(recipe.model, short_name(recipe.model), recipe.trust_remote_code)
+    loop.base_policy = resolve_policy(recipe.model, short_name(recipe.model), recipe.opening)
     judge = rating_judge(find_judge(loop, options.judge, RUBRIC)) if options.judge else None
     inputs = {"the model": loop.base_policy.digest, "the judge": judge.digest if judge else "none"}
     for name, prompts in (("the prompts", asked.prompts), ("the held-out prompts", asked.held_out)):
