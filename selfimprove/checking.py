@@ -7,6 +7,7 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from rich.table import Table
 
 from selfimprove.artefacts import Store
 from selfimprove.builtin import BUILTINS, cache_folder
-from selfimprove.chat import append_turn, render_example, render_prompt
+from selfimprove.chat import accepted_turns, append_turn, render_example, render_prompt
 from selfimprove.errors import InputError
+from selfimprove.judging.rubric import Rubric, load_rubric
 from selfimprove.lengthening_plan import lengthening_room
 from selfimprove.lengthening_questions import extend
 from selfimprove.recipe import Recipe
@@ -171,19 +173,22 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
 def _estimate(loop: Any) -> Table:
     """Tokens, time, memory and disk, from the model's shape and this machine's matrix products. Upper bounds: every
     response is taken to use all of sampling.max_new_tokens."""
-    from selfimprove.estimate_tokens import one_try, tokens_of
+    from selfimprove.estimate_tokens import one_try, tokens_of, with_rubric
     from selfimprove.floor import machine_speed, model_size
 
     recipe, base = loop.recipe, Path(loop.base_policy.base)
 
+    ranking = _ranking_rubric(recipe)
+
     def of(recipe: Recipe) -> Tokens:
-        return tokens_of(
-            recipe,
-            [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts],
-            sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples),
-            len(_turn(loop)),
-            gpu=loop.device != "cpu",
-        )
+        prompts = [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts]
+        seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples)
+        found = tokens_of(recipe, prompts, seed, len(_turn(loop)), gpu=loop.device != "cpu")
+        if ranking is None:
+            return found
+        values = dict.fromkeys(("instruction", "response", "output_1", "output_2"), "")
+        question = len(render_prompt(loop.tokenizer, accepted_turns(loop.tokenizer, ranking.messages(values))))
+        return with_rubric(found, recipe, list(chain(*prompts)), ranking.options, question)
 
     tokens = of(recipe)
     items = sum(map(_answers, loop.evaluator.suites)) * tokens.policies
@@ -208,6 +213,15 @@ def _estimate(loop: Any) -> Table:
     for row in _memory_and_disk(loop, base):
         table.add_row(*row)
     return table
+
+
+def _ranking_rubric(recipe: Recipe) -> Rubric | None:
+    """The rubric by which a local model ranks the samples."""
+    judge = recipe.ranked_by()
+    judge = judge and (judge.of or judge)
+    if judge is None or judge.kind != "rubric" or judge.server:
+        return None
+    return load_rubric(str(judge.rubric), recipe.search_folders())
 
 
 def _answers(loaded: Any) -> int:

@@ -6,10 +6,11 @@ Upper bounds: every response is taken to use all of `sampling.max_new_tokens`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from selfimprove.judging.rubric import RubricOptions
     from selfimprove.recipe import Recipe
 
 # Examples and responses whose log-probs tell that a training changed something, each under both policies.
@@ -59,6 +60,21 @@ def tokens_of(recipe: Recipe, prompts: Sequence[Sequence[int]], examples: int, b
         + epochs * 2 * (sum(rows) + len(rows) * new),
         policies=len(prompts) + 2,
     )
+
+
+def with_rubric(tokens: Tokens, recipe: Recipe, rows: Sequence[int], rubric: RubricOptions, question: int) -> Tokens:
+    """`tokens` with those of a rubric that a local model reads to rank each prompt's samples.
+
+    Args:
+        question: tokens of what the judge is asked, without the texts in it.
+    """
+    n, new = recipe.sampling.n, recipe.sampling.max_new_tokens
+    each, texts = (n * (n - 1), 2) if rubric.of == "pair" else (n, 1)
+    read = each * (sum(rows) + len(rows) * (question + texts * new))
+    if rubric.parser in ("labels", "digits"):
+        return replace(tokens, scored=tokens.scored + read)
+    written = each * len(rows) * rubric.max_new_tokens
+    return replace(tokens, read=tokens.read + read, sampled=tokens.sampled + written)
 
 
 def _score(recipe: Recipe, rows: Sequence[int], between: int, gpu: bool) -> Tokens:

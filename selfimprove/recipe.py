@@ -138,7 +138,7 @@ class Recipe(Strict):
         if self.method == "iterative_dpo" and self.iterative_dpo.sft and self.data.seed is None:
             raise ValueError(
                 "iterative_dpo begins with SFT on `data.seed`: give it, or set iterative_dpo.sft=false with a judge "
-                f"that needs no labels: {_UNLABELLED}"
+                f"that needs no labels: {_UNLABELLED} (`selfimprove cp smollm2-135m/prompts-only` has one)"
             )
         judge = self.iterative_dpo.judge
         if self.method == "iterative_dpo" and not self.iterative_dpo.sft and judge.kind == "implicit_reward":

@@ -428,7 +428,6 @@ def test_what_is_no_judge_is_said_before_anything_is_trained(
             tiny_recipe("srlm", judge="empty"),
             r"judge\.rubric: the judge empty cannot be read: model: .*empty/policy has",
         ),
-        (tiny_recipe("cream", judge="pair-plain"), r"judge\.rubric: pair-plain compares two responses"),
         (
             tiny_recipe("cream", judge={"kind": "rubric", "rubric": "self-judge", "model": "./no"}),
             r"judge\.model: no folder './no'",

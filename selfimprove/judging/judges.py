@@ -11,13 +11,15 @@ from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses,
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation.suites import exact_match, normalized
 from selfimprove.judge_sections import JudgeOptions, Reward
-from selfimprove.judging.asking import ask_judge, find_judge, named_reader, rating_rubric, under
+from selfimprove.judging.asking import ask_judge, find_judge, named_reader, under
 from selfimprove.judging.checkers import constraints
 from selfimprove.judging.checkers.constraints import read_constraints
+from selfimprove.judging.comparisons import compared
 from selfimprove.judging.functions import Verdict, load_function
 from selfimprove.judging.pairs import random_scores
 from selfimprove.judging.rewarding import check_one_label, check_reward
 from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
+from selfimprove.judging.rubric import load_rubric
 from selfimprove.opening import PLAIN, Opening
 from selfimprove.policy import Policy, resolve_policy
 
@@ -34,7 +36,8 @@ def judge_responses(
     Kinds: `implicit_reward` (log pi_t - log pi_0), `likelihood` (per token, under the policy), `exact_match` and `math`
     (against the prompt's answer), `code` (its tests), `constraints` (those of the prompt's row), `majority` (share of
     the prompt's responses with the same normalised text), `reward_model` (a sequence classifier), `rubric` (a language
-    model reads a rubric's prompt), `function` (the user's), `oracle` (another judge, by its true name).
+    model reads a rubric's prompt; of one that compares two, the share of comparisons won in both orders), `function`
+    (the user's), `oracle` (another judge, by its true name).
 
     Controls, after the spurious rewards of Shao et al. (arXiv 2506.10947): `random`, `incorrect` (what another judge
     finds wrong is right) and `format` (finished and not empty). `random` with a rate, given or measured of another
@@ -113,7 +116,8 @@ def check_judge(
     if judge.kind in ("math", "code"):
         check_reward(Reward.model_validate({"kind": judge.kind, "tests": judge.tests}), search, where)
     if judge.kind == "rubric":
-        rubric = rating_rubric(str(judge.rubric), search, where)
+        with under(where):
+            rubric = load_rubric(str(judge.rubric), search)
         if judge.server:
             judge.server.connection(f"{where}.server").key()  # said now if it is missing
         named_reader(judge, rubric, where, opening)
@@ -179,6 +183,8 @@ def _rubric_verdicts(
     loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy
 ) -> dict[str, list[Verdict]]:
     found = find_judge(loop, judge, str(judge.rubric), policy)
+    if found.rubric.options.of == "pair":
+        return compared(loop, found, responses)
     asked = {
         f"{prompt.id}#{response.index}": found.rubric.messages(
             {"instruction": prompt.conversation, "response": response.text}
