@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from selfimprove.errors import InputError, Interrupted
+from selfimprove.reporting.narrow import NarrowTable
 from selfimprove.reporting.text import printable
 from selfimprove.strict_yaml import load_yaml
 
@@ -203,7 +203,7 @@ def lm_eval_command(
     if as_json:
         print(json.dumps([figure.as_json() for figure in figures]))
         return
-    table = Table("task", "metric", box=None, pad_edge=False)
+    table = NarrowTable("task", "metric", box=None, pad_edge=False)
     for name in ("value", "standard error", "n", "few-shot"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in figures:
@@ -338,7 +338,7 @@ def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: 
     if as_json:
         print(json.dumps([one.as_json() for one in found]))
         return
-    table = Table("model", box=None, pad_edge=False)
+    table = NarrowTable("model", keep=2, box=None, pad_edge=False)
     missing = any(one.rate.missing for one in found)
     for name in ("win rate, %", "LC win rate, %", "n", *(["missing"] if missing else []), "length"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfimprove.reporting.events import Event
+from selfimprove.reporting.narrow import NarrowTable
 from selfimprove.reporting.outcome import before_after
 from selfimprove.reporting.score_stages import END, stage_rows
 from selfimprove.reporting.summary import duration, evaluations_of, first_metric, policy_rows
@@ -159,7 +160,7 @@ def rounds_table(events: Sequence[Event]) -> Table:
     metric = first_metric(events)
     unit = " in %" if metric.unit else ""
     against = sorted({row.against for row in rows if row.against})
-    table = Table(
+    table = NarrowTable(
         title=printable(f"{suite}: {metric.name}{unit}, with 95% intervals") if suite else None,
         title_justify="left",
         caption_justify="left",
@@ -228,7 +229,7 @@ def before_after_table(events: Sequence[Event], most: int = 5) -> Table:
 def stages_table(events: Sequence[Event]) -> Table:
     """A line for each stage of SCoRe, at most 80 columns wide: what its last samples were like."""
     rows = stage_rows(events)
-    table = Table(
+    table = NarrowTable(
         title="SCoRe's training, in %" if rows else None,
         title_justify="left",
         caption=f"Means of the last {END} updates' own samples (of a stage of fewer than {2 * END}, its second half) ± "
