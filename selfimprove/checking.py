@@ -59,7 +59,8 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         from selfimprove.policy_gradient import require_trainable
 
         require_trainable(loop)
-        out.print(_updates(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
+        for line in (_updates(recipe, len(loop.data.round_prompts[0])), _betas(recipe), *_decode_steps(loop)):
+            out.print(line, highlight=False, soft_wrap=True)
     if recipe.method == "self_lengthen":
         out.print(_calls(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
     if recipe.training.accelerate:
@@ -96,6 +97,42 @@ def _updates(recipe: Recipe, prompts: int) -> str:
     times = each * sum(updates for _, updates in stages) / prompts
     parts = " and ".join(f"{updates:,} updates in {name}" for name, updates in stages if updates)
     return f"{parts}: each {n} samples of {each} prompts; the {prompts:,} prompts are used {times:.1f} times"
+
+
+def _betas(recipe: Recipe) -> str:
+    """The KL's weights in force."""
+    from selfimprove.training.score_loss import effective_beta
+
+    score, tokens = recipe.score, recipe.sampling.max_new_tokens
+    weights = {
+        name: effective_beta(beta, score.policy_reduction, score.kl_reduction, tokens)
+        for name, beta in (("beta1", score.beta1), ("beta2", score.beta2))
+    }
+    said = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+    if score.policy_reduction == score.kl_reduction:
+        return f"weights of the KL in force: {said}, as given (both terms are reduced by {score.kl_reduction})"
+    return (
+        f"weights of the KL in force at answers of {tokens} tokens: {said} (score.policy_reduction is "
+        f"{score.policy_reduction}, score.kl_reduction {score.kl_reduction}: as given they are where both are the same)"
+    )
+
+
+def _decode_steps(loop: Any) -> list[str]:
+    """How often the transformers sampler goes through the model for an update's samples: each batch of rows takes as
+    many steps as its longest answer has tokens, and sampling.batch_tokens bounds the batch."""
+    if loop.backend != "transformers":
+        return []
+    recipe, new = loop.recipe, loop.recipe.sampling.max_new_tokens
+    longest = max(len(prompt.prompt_ids) for prompt in loop.data.round_prompts[0])
+    rows, batches = recipe.training.batch_size // recipe.training.processes, 0
+    for turn in range(recipe.score.turns):
+        length = longest + new + turn * (new + len(_turn(loop)))
+        each = max(1, recipe.sampling.batch_tokens // (length * recipe.sampling.n)) * recipe.sampling.n
+        batches += -(-rows // each)
+    return [
+        f"sampling for an update: at most {batches * new:,} decode steps, {batches} batches of {new} "
+        "(a larger sampling.batch_tokens takes fewer)"
+    ]
 
 
 def _calls(recipe: Recipe, prompts: int) -> str:

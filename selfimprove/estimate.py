@@ -211,13 +211,13 @@ def score(shape: Shape, plan: Plan) -> Memory:
 
     `micro_batch` samples at once. The logits of their trained tokens, the policy's and the reference's, stand whole;
     with the gradients they are five copies at the peak (measured, see docs/scaling.md), and in bf16 there is an fp32
-    one. With full weights the frozen base is there too.
+    one. With full weights the frozen base is there too, in fp32.
     """
     tokens = plan.micro_batch * plan.row
     logits = plan.micro_batch * plan.answers * shape.vocabulary * (5 * plan.width + (4 if plan.half else 0))
     plan = replace(plan, dropout=False)  # the policy that is trained must be the one that sampled
     training, drawing = _training(shape, plan, tokens, plan.row, logits), sampling(shape, plan)
-    frozen = shape.parameters * plan.width if plan.reference else 0
+    frozen = 4 * shape.parameters if plan.reference else 0
     training = replace(training, weights=training.weights + frozen)
     # Between two updates there are no gradients.
     while_sampling = replace(drawing, weights=training.weights, optimizer=training.optimizer)

@@ -91,7 +91,10 @@ class Score(Strict):
     turns: 1 is single-turn RL. first_attempts: distinct first attempts of a prompt's `sampling.n` samples (by default
     as many). passes: optimizer steps on one batch of samples, with `clip_range` as PPO clips. truncated: `wrong` is
     rewarded 0, `left_out` is neither trained on nor in a baseline. keep: the last policy of a stage, or that of the
-    checkpoint whose samples since the one before had the highest mean reward at the last turn.
+    checkpoint whose samples since the one before had the highest mean reward at the last turn. sampler_weights,
+    sampler_cap: see `training/sampler_weights.py`. redraw: so many times the prompts of an update whose samples were
+    all rewarded alike are replaced by others (DAPO's dynamic sampling, arXiv 2503.14476, within a bound).
+    keep_samples: of every so many updates the samples are kept in the step's folder, and of the last ones.
     """
 
     reward: Reward = Reward()
@@ -104,7 +107,11 @@ class Score(Strict):
     beta2: Annotated[float, Field(ge=0)] = 0.1
     kl: Literal["exact", "k2", "k3", "reward"] = "exact"
     kl_reduction: Literal["sum", "mean"] = "mean"
-    policy_reduction: Literal["sum", "mean"] = "sum"
+    policy_reduction: Literal["sum", "mean"] = "mean"
+    sampler_weights: Literal["none", "token_truncate", "sequence_mask"] = "none"
+    sampler_cap: Annotated[float, Field(ge=1)] = 3.0
+    redraw: Annotated[int, Field(ge=0)] = 0
+    keep_samples: Positive = 10
     whiten: bool = False
     second_baseline: Literal["prompt", "first_attempt"] = "prompt"
     first_attempts: Positive | None = None

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfimprove import gates
 from selfimprove.chat import end_of_turn_id
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.evaluation.statistics import bootstrap_interval, share_interval
 from selfimprove.judging.rewarding import Rewarded
 from selfimprove.policy import Policy
 from selfimprove.run_data import next_turn
 from selfimprove.score_gates import score_gates
 from selfimprove.training.accelerate_file import find_accelerate_file, read_accelerate_file
+from selfimprove.training.sample_log import FOLDER, kept_updates, read_rows_of
 from selfimprove.training.score_figures import is_right
 from selfimprove.training.score_trainer import GATE_WINDOW
 from selfimprove.training.stages import read_history
 
 if TYPE_CHECKING:
+    from selfimprove.artefacts import Artefact
     from selfimprove.loop import Loop
     from selfimprove.record import Round
 
@@ -70,9 +73,10 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
         **score.model_dump(
             include={
                 *("turns", "kl", "kl_reduction", "policy_reduction", "whiten", "second_baseline", "passes"),
-                *("clip_range", "truncated", "keep"),
+                *("clip_range", "truncated", "keep", "sampler_weights", "redraw"),
             }
         ),
+        "sampler_cap": 0.0 if score.sampler_weights == "none" else score.sampler_cap,
         "instruction": score.instruction if score.turns == 2 else "",
         "n": sampling.n,
         "first_attempts": score.first_attempts or sampling.n,
@@ -85,23 +89,64 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
     }
     if score.keep == "highest_reward":
         options["checkpoint_steps"] = training.checkpoint_steps
+    label = f"SCoRe Stage {'I' * number} {start.name} to M{len(loop.made) + 1}"
+    try:
+        trained, artefact = _trained(loop, start, stage, options, reward_policies, reward_execution, of_base, label)
+    except GateError:
+        if found := sorted(loop.store.folder.glob(f".partial-score-*/{FOLDER}"), key=lambda one: one.stat().st_mtime):
+            _show_samples(loop, number, label, found[-1])
+        raise
+    _show_samples(loop, number, label, artefact.folder / FOLDER)
+    history = read_history(artefact.folder)
+    if not any(row.get("telling") for row in history):
+        raise RunFailed(
+            f"Stage {'I' * number}: no update had anything to learn from: all samples of a prompt "
+            f"were rewarded alike. Take prompts that the "
+            "policy answers right now and then, raise sampling.n, or look at score.reward. Samples: "
+            f"{artefact.folder / FOLDER}"
+        )
+    last = [row for row in history if "samples" in row][-GATE_WINDOW:]
+    for verdict in score_gates(last, of_base.accuracy, of_base.prompts, loop.recipe.gates.model_dump()):
+        loop.check(verdict, stop=False)  # the trainer stops at what is enforced; the report shows what passed
+    if score.keep == "last":  # the best checkpoint may be a very early one
+        texts = of_base.first_attempts
+        loop.check_moved(start, trained, texts, loop.log_probs(texts, start), loop.log_probs(texts, trained))
+    return trained
+
+
+def _trained(
+    loop: Loop,
+    start: Policy,
+    stage: Round,
+    options: dict[str, Any],
+    reward_policies: dict[str, Policy],
+    reward_execution: dict[str, Any],
+    of_base: Probe,
+    label: str,
+) -> tuple[Policy, Artefact]:
+    """The stage as a durable step."""
+    score, sampling = loop.recipe.score, loop.recipe.sampling
     bounds = loop.recipe.gates.model_dump()
     disabled = list(bounds.pop("disabled"))
     reads_all = score.reward.kind in ("rubric", "reward_model")
     seen = (lambda p: p.conversation) if reads_all else (lambda p: p.text)
-    trained, artefact = loop.train(
+    return loop.train(
         "score",
         start,
         options,
         "prompts",
-        [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids), "text": seen(p), "answer": p.answer} for p in prompts],
-        label=f"SCoRe Stage {'I' * number} {start.name} to M{len(loop.made) + 1}",
-        steps=own.updates * score.passes,
+        [
+            {"prompt_id": p.id, "prompt_ids": list(p.prompt_ids), "text": seen(p), "answer": p.answer}
+            for p in stage.prompts
+        ],
+        label=label,
+        steps=options["updates"] * score.passes,
         policies={"base": loop.base_policy, **reward_policies},
         execution={
             **_sampler_of(loop),
             "batch_tokens": sampling.batch_tokens,
             "share_prompt": score.share_prompt,
+            "keep_samples": score.keep_samples,
             "reward": reward_execution,
             "gates": {
                 "bounds": bounds,
@@ -110,23 +155,19 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
                 "base_n": of_base.prompts,
             },
         },
-        score_stage=number,
+        score_stage=stage.number,
         base_accuracy=of_base.accuracy,
     )
-    history = read_history(artefact.folder)
-    if not any(row.get("telling") for row in history):
-        raise RunFailed(
-            f"Stage {'I' * number}: no update had anything to learn from: all samples of a prompt "
-            f"were rewarded alike. Take prompts that the "
-            "policy answers right now and then, raise sampling.n, or look at score.reward"
-        )
-    last = [row for row in history if "samples" in row][-GATE_WINDOW:]
-    for verdict in score_gates(last, of_base.accuracy, of_base.prompts, bounds):
-        loop.check(verdict, stop=False)  # the trainer stops at what is enforced; the report shows what passed
-    if score.keep == "last":  # the best checkpoint may be a very early one
-        texts = of_base.first_attempts
-        loop.check_moved(start, trained, texts, loop.log_probs(texts, start), loop.log_probs(texts, trained))
-    return trained
+
+
+def _show_samples(loop: Loop, stage: int, label: str, folder: Path) -> None:
+    """An event with a few samples of the first and the last update whose samples are kept, for the report."""
+    updates = kept_updates(folder)
+    shown = [row for update in dict.fromkeys([*updates[:1], *updates[-1:]]) for row in read_rows_of(folder, update)[:4]]
+    for row in shown:
+        for attempt in row["attempts"]:
+            del attempt["ids"]
+    loop.events.emit("score_samples", f"{label}|{folder}", stage=stage, folder=str(folder), shown=shown)
 
 
 def _sampler_of(loop: Loop) -> dict[str, Any]:

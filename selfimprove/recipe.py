@@ -190,6 +190,8 @@ class Recipe(Strict):
             )
         if self.score.first_attempts and n % self.score.first_attempts:
             raise ValueError(f"`sampling.n` ({n}) must be a multiple of `score.first_attempts`")
+        if self.score.sampler_weights != "none" and self.sampling.temperature != 1:
+            raise ValueError("`score.sampler_weights` needs `sampling.temperature` 1, where samplers give log-probs")
         if self.sampling.top_p != 1:
             raise ValueError("`sampling.top_p` must be 1: the policy that is trained is the one that is sampled from")
         if self.sampling.backend == "openai":

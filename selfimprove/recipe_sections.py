@@ -180,6 +180,7 @@ class Gates(Strict):
         Literal[
             "rendering", "dpo_start", "sampler_agrees", "weights_moved", "consistency", "no_leak", "judge_health",
             "degeneration", "first_attempt", "change_rate", "copy_rate", "kl", "reward_coverage",
+            "telling", "sampler_kl",
         ],
         ...,
     ] = ()  # fmt: skip
@@ -194,3 +195,5 @@ class Gates(Strict):
     min_change_rate: Share = 0.0
     max_copy_rate: Share = 1.0
     max_kl: Annotated[float, Field(gt=0)] = 1.0
+    min_telling: Share = 0.0
+    max_sampler_kl: Annotated[float, Field(gt=0)] = 0.05

@@ -25,6 +25,8 @@ def score_gates(window: Rows, base_accuracy: float | None, base_n: int, bounds: 
         *_copy_rate(window, bounds["max_copy_rate"]),
         *(verdict for turn in _TURNS for verdict in _kl(window, turn, bounds["max_kl"])),
         *_reward_coverage(window, bounds["max_missing"]),
+        *_telling(window, bounds["min_telling"]),
+        *_sampler_kl(window, bounds["max_sampler_kl"]),
     ]
 
 
@@ -129,6 +131,39 @@ def _reward_coverage(window: Rows, bound: float) -> list[Verdict]:
     if missing > bound:
         message += ". The checker itself fails, and what is left may be the easy part. Look at score.reward"
     return [Verdict("reward_coverage", missing <= bound, missing, bound, message)]
+
+
+def _telling(window: Rows, bound: float) -> list[Verdict]:
+    values = _values(window, "informative")
+    if not values:
+        return []
+    value = _mean(values)
+    message = (
+        f"of {_percent(value)} of the prompts the samples were rewarded differently, over the last {_updates(values)} "
+        f"(more than {_percent(bound)}: gates.min_telling)"
+    )
+    if value <= bound:
+        message += (
+            ". There is nothing to learn from samples that are all right or all wrong. Take prompts that the policy "
+            "answers right now and then, raise sampling.n, set score.redraw, or look at score.reward"
+        )
+    return [Verdict("telling", value > bound, value, bound, message)]
+
+
+def _sampler_kl(window: Rows, bound: float) -> list[Verdict]:
+    values = _values(window, "sampler_kl")
+    if not values:
+        return []
+    value, largest = _mean(values), max(ratio for ratio, _ in _values(window, "sampler_ratio"))
+    message = (
+        f"KL(sampler || trainer) is {value:.3g} nats per token, the largest ratio of a token's probabilities "
+        f"{largest:.3g}, over the last {_updates(values)} (at most {bound:g}: gates.max_sampler_kl)"
+    )
+    if value > bound:
+        message += (
+            ". The samples are not the trained policy's. Set score.sampler_weights, or sampling.backend=transformers"
+        )
+    return [Verdict("sampler_kl", value <= bound, value, bound, message)]
 
 
 def _values(window: Rows, key: str) -> list[tuple[float, float]]:

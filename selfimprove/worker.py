@@ -285,7 +285,7 @@ STEPS = {
     "rewards": StepKind(1, _rewards, "texts", 64, "answers"),
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
-    "score": StepKind(1, _score, "prompts", None, "steps"),
+    "score": StepKind(2, _score, "prompts", None, "steps"),
     "similarity": StepKind(2, _similarity, "pairs", 2048, "pairs"),
     "judge": StepKind(1, _judge, "examples", None, "steps"),
 }

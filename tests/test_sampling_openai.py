@@ -63,7 +63,7 @@ def good(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected(request: Request) -> list[Sampled]:
-    return [Sampled([request.seed + i, END], "stop", -0.75) for i in range(request.n)]
+    return [Sampled([request.seed + i, END], "stop", -0.75, [-0.5, -0.25]) for i in range(request.n)]
 
 
 Reply = tuple[int, dict[str, str], Any]
@@ -200,7 +200,9 @@ def test_a_server_that_drops_the_stop_token_gets_it_appended(loopback: Loopback)
         return answer
 
     loopback.reply = reply
-    assert draw(loopback.sampler(), REQUESTS[:1]) == [[replace(one, log_prob=None) for one in expected(REQUESTS[0])]]
+    assert draw(loopback.sampler(), REQUESTS[:1]) == [
+        [replace(one, log_prob=None, log_probs=None) for one in expected(REQUESTS[0])]
+    ]
 
 
 def test_a_server_without_log_probs_is_refused_unless_the_gate_is_off(loopback: Loopback) -> None:

@@ -32,6 +32,7 @@ from selfimprove.sampling import Decoding, Request, Sampled
 from selfimprove.sampling.transformers import TransformersSampler
 from selfimprove.training import score_stage, score_trainer
 from selfimprove.training.rollouts import Attempt, Episode, Plan, Question, questions_of, roll_out
+from selfimprove.training.sample_log import kept_updates, read_rows_of
 from selfimprove.training.score_batch import ScoreBatch, micro_batches, trained_logits
 from selfimprove.training.score_figures import FIGURES, rollout_sums
 from selfimprove.training.score_loss import Counts, count
@@ -213,6 +214,7 @@ def models(tiny_model: Path) -> tuple[Any, Any]:
 def loss_of(policy: Any, base: Any, batches: list[ScoreBatch], counts: Counts, share: bool) -> torch.Tensor:
     """The trainer's own loss, over micro-batches."""
     options = {"passes": 1, "kl": "exact", "clip_range": None, "policy_reduction": "sum", "kl_reduction": "mean"}
+    options |= {"sampler_weights": "none", "sampler_cap": 0.0}
     total = torch.zeros(())
     for batch in batches:
         reference = trained_logits(base, batch, share).detach()
@@ -611,6 +613,51 @@ def test_a_gate_stops_the_training_with_what_to_look_at(score_recipe: Callable[.
     events = selfimprove.reporting.events.read_events(Path(recipe.output) / "metrics.jsonl")
     (stopped,) = [event for event in events if event["event"] == "training"]
     assert len(stopped["history"]) == 10  # the report of a stopped run shows how it came to that
+    (kept,) = [event for event in events if event["event"] == "score_samples"]
+    assert len(kept_updates(Path(kept["folder"]))) == 10 and kept["shown"][0]["update"] == 1
+
+
+def test_nothing_to_learn_is_noticed_when_it_happens(score_recipe: Callable[..., Recipe], tiny_data: Path) -> None:
+    recipe = score_recipe(score={**SCORE, "stage_one": {"updates": 30}}, training={"checkpoint_steps": 100})
+    rows = [{"prompt": f"Say cat {n}", "answer": "never said"} for n in range(24)]
+    write_jsonl(tiny_data / "letters.jsonl", rows)
+    with pytest.raises(GateError, match=r"gate telling \(stage 1, optimizer step 10\).*Samples of the last updates: /"):
+        run(recipe)
+
+
+def test_prompts_may_be_redrawn_and_killed_and_whole_agree_then_too(
+    score_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    own = {**SCORE, "redraw": 2, "stage_two": {"updates": 0}}
+    redrawn = run(score_recipe(score=own), tmp_path / "once")
+    (event,) = [event for event in redrawn.events if event["event"] == "score_samples"]
+    before, after = [], []
+    for update, row in enumerate(histories(redrawn)[0]):
+        rows = read_rows_of(Path(event["folder"]), update)
+        told = [any(one["attempts"][1]["advantage"] for one in rows[i : i + 2]) for i in range(0, 8, 2)]
+        before.append(row["informative"])
+        after.append(sum(told) / 4)
+    assert all(one >= other for one, other in zip(after, before, strict=True)) and sum(after) > sum(before)
+    assert weights(run(score_recipe(score=own), tmp_path / "again")) == weights(redrawn)
+
+
+def test_the_sampler_is_the_trainer_where_it_is_the_same_model(
+    score_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    plain = run(score_recipe(), tmp_path / "plain")
+    for row in [row for history in histories(plain) for row in history]:
+        assert row["sampler_kl"] == pytest.approx(0, abs=1e-6)
+        assert row["sampler_ratio"] == pytest.approx(1, abs=1e-3)
+    (shown, _) = [event["shown"] for event in plain.events if event["event"] == "score_samples"]
+    assert len(shown[0]["attempts"]) == 2 and {"reward", "advantage", "text"} <= shown[0]["attempts"][0].keys()
+    assert "Some samples, as they were trained" in plain.report.read_text()
+
+
+def test_full_weights_in_bf16_begin_at_the_base(score_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    """The reference goes through the same autocast as the trained model."""
+    own = {"training": {"dtype": "bfloat16", "lora": None, "learning_rate": 1e-4}}
+    first, _ = histories(run(score_recipe(**own), tmp_path / "half"))
+    assert first[0]["kl/turn_1"] == pytest.approx(0, abs=1e-7) and first[0]["kl/turn_2"] == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ SCORE: dict[str, tuple[dict[str, Any], set[str]]] = {
     "beta2": ({"beta2": 0.2}, ONE),
     "kl": ({"kl": "k3"}, BOTH),
     "kl_reduction": ({"kl_reduction": "sum"}, BOTH),
-    "policy_reduction": ({"policy_reduction": "mean"}, BOTH),
+    "policy_reduction": ({"policy_reduction": "sum"}, BOTH),
     "whiten": ({"whiten": True}, BOTH),
     "second_baseline": ({"second_baseline": "first_attempt"}, BOTH),
     "first_attempts": ({"first_attempts": 1}, BOTH),
@@ -82,6 +82,10 @@ SCORE: dict[str, tuple[dict[str, Any], set[str]]] = {
     "keep": ({"keep": "highest_reward"}, BOTH),
     "share_prompt": ({"share_prompt": False}, set()),
     "probe_prompts": ({"probe_prompts": 3}, set()),
+    "sampler_weights": ({"sampler_weights": "token_truncate"}, BOTH),
+    "sampler_cap": ({"sampler_cap": 2.0}, set()),  # without weights it caps nothing
+    "redraw": ({"redraw": 2}, BOTH),
+    "keep_samples": ({"keep_samples": 3}, set()),
 }
 # They choose which traces are drawn and trained; the rows of the steps tell them apart.
 STAR = ("instruction", "traces", "right_to_right", "restart", "most_per_prompt")

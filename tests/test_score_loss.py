@@ -83,7 +83,8 @@ def expected_gradient(advantages: torch.Tensor, form: str, betas: tuple[float, f
     total: Any = 0
     for i, weight in enumerate(weights):
         row = slice(i, i + 1)
-        total += weight * score_loss(log_probs[row], LAYOUT[row], advantages[row], kl[row], betas, **options)[0]
+        given = {"policy_reduction": "sum", **options}  # the formula as written
+        total += weight * score_loss(log_probs[row], LAYOUT[row], advantages[row], kl[row], betas, **given)[0]
     return POLICY.gradient(total)
 
 
@@ -439,7 +440,7 @@ def test_loss_by_hand() -> None:
     log_probs = torch.tensor([[9.0, -1.0, -2.0, 9.0, -4.0]])
     kl = torch.tensor([[7.0, 0.1, 0.3, 7.0, 0.5]])
     mask, advantages = torch.tensor([[0, 1, 1, 0, 2]]), torch.tensor([[2.0, -3.0]])
-    loss, figures = score_loss(log_probs, mask, advantages, kl, (10.0, 100.0))
+    loss, figures = score_loss(log_probs, mask, advantages, kl, (10.0, 100.0), policy_reduction="sum")
     assert float(loss) == pytest.approx(-2 * -3 + 3 * -4 + 10 * 0.2 + 100 * 0.5)
     assert {name: pytest.approx(float(value)) for name, value in figures.items()} == {
         "policy_gradient/turn_1": 6.0,
@@ -451,6 +452,8 @@ def test_loss_by_hand() -> None:
     }
     summed = score_loss(log_probs, mask, advantages, kl, (10.0, 100.0), kl_reduction="sum", policy_reduction="mean")
     assert float(summed[0]) == pytest.approx(3 - 12 + 10 * 0.4 + 100 * 0.5)
+    # By default both are means: the ratio of reward to KL is the formula's, whatever the answers' length.
+    assert float(score_loss(log_probs, mask, advantages, kl, (10.0, 100.0))[0]) == pytest.approx(3 - 12 + 2 + 50)
 
 
 @pytest.mark.parametrize(

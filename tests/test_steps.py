@@ -138,6 +138,8 @@ CHANGES_NO_KEY: dict[str, dict[str, Any]] = {
     "gates.min_change_rate": {"gates": {"min_change_rate": 0.2}},
     "gates.max_copy_rate": {"gates": {"max_copy_rate": 0.2}},
     "gates.max_kl": {"gates": {"max_kl": 0.2}},
+    "gates.min_telling": {"gates": {"min_telling": 0.2}},
+    "gates.max_sampler_kl": {"gates": {"max_sampler_kl": 0.2}},
 }
 
 # These choose which steps are asked for and which rows they are given. The same rows have the same key, so what

@@ -9,8 +9,9 @@ answers are its own samples, so it learns to correct the mistakes that it makes.
 KL is KL(policy || base), in both stages. Credit is per turn: y1's tokens learn from r1, those of y2 from
 r2 + alpha (r2 - r1). There is no official code. Where the paper is silent, each with an option: the baseline is the
 mean of the prompt's other samples, per turn (`second_baseline`), and advantages are not divided by their spread, which
-would cancel alpha (`whiten`); the KL is exact, per position, and averaged per token (`kl`, `kl_reduction`); both stages
-have as many updates; a truncated answer is wrong (`truncated`); no base-model first attempts are mixed in
+would cancel alpha (`whiten`); the KL is exact, per position (`kl`); reward and KL are both averaged over a turn's
+tokens, which keeps the formula's ratio of the two (`policy_reduction`, `kl_reduction`); both stages have as many
+updates; a truncated answer is wrong (`truncated`); no base-model first attempts are mixed in
 (`stage_two.base_first_attempts`; the paper does so in some experiments). `keep: highest_reward` is the paper's choice
 of the checkpoint.
 

@@ -190,6 +190,7 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
                 *score_tables.stage_tables(events),
                 ("Probe prompts", score_tables.probes_table(events)),
                 ("Time of an update", score_tables.times_table(events)),
+                ("Some samples, as they were trained", score_tables.samples_table(events)),
             ],
         ),
         (

@@ -46,6 +46,9 @@ FIGURES = {
     "tokens/turn_2": Figure("tokens, turn 2", "mean", 1, 1),
     "clip_fraction/turn_1": Figure("clipped, turn 1", "% of tokens"),
     "clip_fraction/turn_2": Figure("clipped, turn 2", "% of tokens"),
+    "informative": Figure("prompts to learn from", "%"),
+    "sampler_kl": Figure("KL(sampler || trainer)", "nats/token", 1, 6),
+    "sampler_ratio": Figure("largest ratio to the sampler", "", 1, 3),
     "grad_norm": Figure("gradient norm", "", 1, 3),
 }
 

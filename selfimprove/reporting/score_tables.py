@@ -16,7 +16,7 @@ from selfimprove.reporting.score_stages import (
     stages_of,
 )
 from selfimprove.reporting.summary import count, dig, duration, fixed, of_kind, text, with_interval
-from selfimprove.reporting.tables import Table, counts
+from selfimprove.reporting.tables import Table, as_dict, as_list, counts
 
 
 def stage_table(stage: Stage) -> Table:
@@ -73,6 +73,27 @@ def _after(probe: Event) -> str:
     written = text(probe.get("stage"))
     number = written.removeprefix("stage ")
     return written if number == written else stage_name({"score_stage": number})
+
+
+def samples_table(events: Sequence[Event]) -> Table:
+    """Some samples of each stage's first and last updates, as they were trained: the attempts with reward and
+    advantage."""
+    rows = []
+    for event in of_kind(events, "score_samples"):
+        for one in map(as_dict, as_list(event.get("shown"))):
+            attempts = [_attempt(as_dict(attempt)) for attempt in as_list(one.get("attempts"))]
+            if one.get("first_by_base") and attempts:
+                attempts[0] += " (the base's)"
+            stage = stage_name({"score_stage": event.get("stage")})
+            rows.append([stage, count(one.get("update")), text(one.get("prompt")), *[*attempts, ""][:2]])
+    return Table(["stage", "update", "prompt", "first attempt", "second attempt"], rows)
+
+
+def _attempt(one: Event) -> str:
+    reward = text(one.get("missing")) or fixed(one.get("reward"), 2)
+    advantage = fixed(one.get("advantage"), 2, sign=True) or "none"
+    cut = ", truncated" if one.get("truncated") else ""
+    return f"{text(one.get('text'))} [reward {reward}, advantage {advantage}{cut}]"
 
 
 _TRANSITIONS = {

@@ -38,12 +38,13 @@ class Sampled:
     """One response: `finish` is "stop" (ended its turn) or "length" (cut off: no end-of-turn token is there).
 
     `log_prob` is the sum over the response's tokens (nats) under the policy itself (temperature 1, no top-p),
-    None where the backend does not give it.
+    None where the backend does not give it. `log_probs` are its parts, one a token.
     """
 
     ids: list[int]
     finish: str
     log_prob: float | None
+    log_probs: list[float] | None = None
 
 
 class Sampler(Protocol):

@@ -239,24 +239,24 @@ class OpenAISampler:
             raise Trouble(f"gave token ids that are none: {self._server.line(ids)}")
         if choice.get("prompt_token_ids") not in (None, list(request.prompt_ids)):
             raise Trouble("changed the prompt's token ids, so that its samples are of another prompt")
-        log_prob = self._log_prob(choice.get("logprobs"), len(ids))
+        log_probs = self._log_probs(choice.get("logprobs"), len(ids))
         if finish == "stop":
             if not ids or ids[-1] not in decoding.stop_ids:  # vLLM keeps the stop token; others may not
                 reason = choice.get("stop_reason")
                 if type(reason) is not int or reason not in decoding.stop_ids:
                     said = f"stopped at {self._server.line(reason)} after the ids {ids[-3:]}"
                     raise Trouble(f"{said}, and only {list(decoding.stop_ids)} end a turn: it has stops of its own")
-                ids, log_prob = [*ids, reason], None  # the log-prob of that token is not known
+                ids, log_probs = [*ids, reason], None  # the log-prob of that token is not known
         elif finish != "length":
             raise Trouble(f"ended a response for the reason {self._server.line(finish)}, neither stop nor length")
         elif len(ids) != most:
             raise Trouble(f"cut a response at {len(ids)} tokens where {most} were asked for; raise --max-model-len")
         if len(ids) > most:
             raise Trouble(f"gave {len(ids)} tokens where {most} were asked for")
-        return Sampled(ids, finish, log_prob)
+        return Sampled(ids, finish, None if log_probs is None else math.fsum(log_probs), log_probs)
 
-    def _log_prob(self, given: Any, tokens: int) -> float | None:
-        """Sum of the tokens' log-probs (nats), None where the server gives none. vLLM's are at temperature 1, unless it
+    def _log_probs(self, given: Any, tokens: int) -> list[float] | None:
+        """The tokens' log-probs (nats), None where the server gives none. vLLM's are at temperature 1, unless it
         was started with another --logprobs-mode, which the gate `sampler_agrees` finds."""
         values = given.get("token_logprobs") if isinstance(given, dict) else None
         if values is None:
@@ -266,4 +266,4 @@ class OpenAISampler:
         if len(values) != tokens:
             raise Trouble(f"gave {len(values)} log-probs for {tokens} tokens")
         self._gives_log_probs = True
-        return math.fsum(values)
+        return [float(value) for value in values]

@@ -7,6 +7,7 @@ seed alone, not on its neighbours), a prompt is computed once, and finished rows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -120,16 +121,17 @@ def _decode(
     total = unfinished = len(noise)
     ids: list[list[int]] = [[] for _ in range(total)]
     finish = ["length"] * total
-    log_probs = torch.zeros(total, dtype=torch.double)
+    log_probs: list[list[float]] = [[] for _ in range(total)]
     rows = torch.arange(total)  # the original row behind each row still in the batch
 
     for step in range(decoding.max_new_tokens):
         here = torch.from_numpy(noise[rows.numpy(), step]).to(device)
         tokens = pick_tokens(logits, here, decoding.temperature, decoding.top_p)
-        log_probs[rows] += token_log_probs(logits, tokens).double().cpu()
+        drawn = token_log_probs(logits, tokens).tolist()
         stopped = torch.isin(tokens, stops).cpu()
-        for row, token, ended in zip(rows.tolist(), tokens.tolist(), stopped.tolist(), strict=True):
+        for row, token, log_prob, ended in zip(rows.tolist(), tokens.tolist(), drawn, stopped.tolist(), strict=True):
             ids[row].append(token)
+            log_probs[row].append(log_prob)
             if ended:
                 finish[row] = "stop"
         if step + 1 == decoding.max_new_tokens:
@@ -154,4 +156,4 @@ def _decode(
             logits_to_keep=1,
         ).logits[:, -1]
     advance(unfinished)
-    return [Sampled(i, f, float(p)) for i, f, p in zip(ids, finish, log_probs, strict=True)]
+    return [Sampled(i, f, math.fsum(p), p) for i, f, p in zip(ids, finish, log_probs, strict=True)]

@@ -178,8 +178,8 @@ _PROBE_IDS = [11, 47, 95, 120, 33, 71, 58, 102, 64, 29, 83, 17, 110, 42, 76, 99]
 
 def _sampled(output: Any) -> Sampled:
     ids = [int(id) for id in output.token_ids]
-    total = sum(at[id].logprob for at, id in zip(output.logprobs, ids, strict=True))
-    return Sampled(ids, "stop" if output.finish_reason == "stop" else "length", float(total))
+    each = [float(at[id].logprob) for at, id in zip(output.logprobs, ids, strict=True)]
+    return Sampled(ids, "stop" if output.finish_reason == "stop" else "length", sum(each), each)
 
 
 def merged_weights(policy: Policy) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,11 +31,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A response and its text (without special tokens)."""
+    """A response and its text (without special tokens). `log_probs`: the sampler's, of each token (nats at temperature
+    1), none where it gave none."""
 
     ids: tuple[int, ...]
     text: str
     truncated: bool
+    log_probs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,10 @@ def roll_out(
 def _draw(sampler: Sampler, plan: Plan, asked: Sequence[tuple[tuple[int, ...], int, int]]) -> list[list[Sampled]]:
     """Responses to (prompt ids, how many, seed), none where none are asked for."""
     requests = [Request(ids, n, seed) for ids, n, seed in asked if n]
-    drawn = iter(sampler.sample(requests, plan.decoding, _quiet) if requests else [])
+    found = sampler.sample(requests, plan.decoding, _quiet) if requests else []
+    if plan.decoding.temperature != 1:  # the sampler's log-probs are at 1, the loss is at the temperature
+        found = [[replace(one, log_probs=None) for one in row] for row in found]
+    drawn = iter(found)
     return [next(drawn) if n else [] for _, n, _ in asked]
 
 
@@ -167,4 +172,5 @@ _quiet: Callable[[int], None] = lambda n: None  # noqa: E731
 
 def _attempt(sampled: Sampled, tokenizer: Any) -> Attempt:
     text = said(tokenizer, sampled.ids, tokenizer.decode(sampled.ids, skip_special_tokens=True))
-    return Attempt(tuple(sampled.ids), text or "", text is None or sampled.finish == "length")
+    cut = text is None or sampled.finish == "length"
+    return Attempt(tuple(sampled.ids), text or "", cut, tuple(sampled.log_probs or ()))

@@ -22,7 +22,8 @@ class ScoreBatch:
 
     prompts: G lists of ids; samples: rows of each prompt. ids, mask (B, T) of what stands behind the prompts; turn_mask
     (B, T): 1 on the tokens of y1 (0 where the base wrote it), 2 on y2's; advantages (B, 2); kept: the columns, of T,
-    whose logits are needed, each with the token in it predicted by the column before.
+    whose logits are needed, each with the token in it predicted by the column before; sampler_log_probs (B, T): what
+    the sampler says of the tokens it drew, NaN where it said nothing.
     """
 
     prompts: list[tuple[int, ...]]
@@ -32,6 +33,7 @@ class ScoreBatch:
     turn_mask: torch.Tensor
     kept: torch.Tensor
     advantages: torch.Tensor
+    sampler_log_probs: torch.Tensor
     sampling_log_probs: torch.Tensor | None = None
 
     @property
@@ -89,6 +91,10 @@ def _batch(
     if chosen[0].second is not None:
         blocks.append((*pad_left([e.between for e in chosen], 0), 0))
         blocks.append((*pad_right([e.second.ids for e in chosen if e.second], 0), 2))
+    drawn = [torch.full(mask.shape, torch.nan) for _, mask, _ in blocks]
+    for row, episode in enumerate(chosen):
+        for block, attempt in zip(drawn[::2], episode.attempts, strict=True):
+            block[row, : len(attempt.log_probs)] = torch.tensor(attempt.log_probs)
     own = torch.tensor([e.own_first for e in chosen])[:, None]
     turns = [mask * turn * (own if turn == 1 else 1) for _, mask, turn in blocks]
     turn_mask = torch.cat(turns, dim=1)
@@ -100,6 +106,7 @@ def _batch(
         turn_mask=turn_mask.to(device),
         kept=turn_mask.any(dim=0).nonzero()[:, 0].to(device),
         advantages=advantages[order].to(device),
+        sampler_log_probs=torch.cat(drawn, dim=1).to(device),
     )
 
 

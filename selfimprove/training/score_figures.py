@@ -11,7 +11,7 @@ from selfimprove.training.rollouts import Episode
 FIGURES = (
     *(f"{name}/turn_{turn}" for name in ("accuracy", "reward", "truncated", "tokens") for turn in (1, 2)),
     *("delta", "incorrect_to_correct", "correct_to_incorrect", "change_rate", "copy_rate", "edit_ratio"),
-    *("reward_coverage", "telling", "samples"),
+    *("reward_coverage", "telling", "informative", "samples"),
 )
 
 
@@ -30,7 +30,8 @@ def rollout_sums(
     text than the first; copy_rate: with the very same tokens; edit_ratio: see `evaluation/corrections.py`. Where the
     base wrote the first attempt, it and what came of it are in none of these. truncated/turn_t, tokens/turn_t (tokens
     a response), reward_coverage (of all attempts, those with a value), samples. `telling`, the share of samples with an
-    advantage that is not 0, is added by the trainer, which knows them.
+    advantage that is not 0, and `informative`, that of prompts with such a sample, are added by the trainer, which
+    knows them.
     """
     sums: dict[str, list[float]] = {}
 

@@ -43,6 +43,18 @@ def stage_betas(stage: int, beta1: float = 0.01, beta2: float = 0.1) -> tuple[fl
     return (beta2 if stage == 1 else beta1), beta1
 
 
+def effective_beta(beta: float, policy_reduction: str, kl_reduction: str, tokens: float) -> float:
+    """The KL's weight in force against the reward, in the terms of Eq. 3 and 4 (KL of a whole response), where a turn's
+    responses have `tokens` tokens on average. `beta` itself where both terms are reduced alike.
+
+    >>> effective_beta(0.1, "mean", "mean", 400), effective_beta(0.1, "sum", "mean", 400)
+    (0.1, 0.00025)
+    """
+    if policy_reduction == kl_reduction:
+        return beta
+    return beta / tokens if kl_reduction == "mean" else beta * tokens
+
+
 def turn_advantages(
     returns: torch.Tensor,
     leave_out: torch.Tensor | None = None,
@@ -200,17 +212,18 @@ def score_loss(
     *,
     sampling_log_probs: torch.Tensor | None = None,
     clip_range: float | None = None,
-    policy_reduction: Literal["sum", "mean"] = "sum",
+    policy_reduction: Literal["sum", "mean"] = "mean",
     kl_reduction: Literal["sum", "mean"] = "mean",
+    weights: torch.Tensor | None = None,
     counts: Counts | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of Stage I and Stage II: sum over turns t of  - A_t log pi(y_t | x_t) + beta_t KL_t(policy || base).
 
-    Reductions, per turn. "sum": tokens summed, responses averaged; for the policy gradient the faithful form, whose
-    expectation is the gradient of E[r]. "mean": the average over all the turn's tokens in the batch, that is the sum
-    form over the mean length: KL in nats per token does not outgrow a 0/1 reward in long responses, policy-gradient
-    steps do not grow with length. Not the mean of responses' means: a long response's token would count less. In a
-    turn, both "sum" and both "mean" trade reward against KL alike; the default's KL is weaker by the mean length.
+    Reductions, per turn. "sum": tokens summed, responses averaged: the formula as written, whose expectation is the
+    gradient of E[r] - beta KL. "mean": the average over all the turn's tokens in the batch, that is the sum form over
+    the mean length, so that a step does not grow with the answers' length. Not the mean of responses' means: a long
+    response's token would count less. Both "sum", or both "mean", keep the formula's ratio of reward to KL; of unlike
+    ones the beta in force is another (`effective_beta`).
 
     Args:
         log_probs: (B, T) the policy's, of the token at each position (nats, with gradient).
@@ -220,6 +233,7 @@ def score_loss(
         kl: (B, T) nats per token with gradient, of `exact_kl` or `sampled_kl`.
         betas: the KL's weight on y1 and on y2, of `stage_betas`.
         sampling_log_probs: (B, T) of the policy that sampled, for several steps on one batch: the term is -A ratio.
+        weights: (B, T) of `sampler_weights`, of the policy gradient's terms alone.
         clip_range: epsilon of PPO's clipping, per token: -min(A ratio, A clamp(ratio, 1 - epsilon, 1 + epsilon)).
         counts: of the whole batch where this is a part of it: the parts' losses, gradients and figures then add up.
 
@@ -240,6 +254,8 @@ def score_loss(
         if clip_range is not None:
             bounded = advantage * ratio.clamp(1 - clip_range, 1 + clip_range)
             gain, clipped = torch.minimum(gain, bounded), bounded < gain
+        if weights is not None:
+            gain = gain * weights
         policy = -(gain * own).sum() / (scored_samples if policy_reduction == "sum" else scored_tokens)[t]
         divergence = kl.masked_fill(~own, 0).sum()
         loss = loss + policy + beta * divergence / (samples if kl_reduction == "sum" else tokens)[t]

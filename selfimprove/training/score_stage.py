@@ -19,11 +19,11 @@ from selfimprove.adapters import attach
 from selfimprove.artefacts import explained_write, read_rows
 from selfimprove.errors import InputError
 from selfimprove.judging.rewarding import make_checker
-from selfimprove.policy import Policy, load_base, model_digest, pick_device, pick_dtype
+from selfimprove.policy import Policy, load_base, model_digest, pick_device
 from selfimprove.sampling import Decoding, make_sampler
-from selfimprove.sampling.transformers import TransformersSampler
 from selfimprove.training.dropout import as_configured, without_dropout
 from selfimprove.training.rollouts import Plan
+from selfimprove.training.sample_log import FOLDER
 from selfimprove.training.score_trainer import REFERENCE_ADAPTER, ScoreTrainer, Tools
 from selfimprove.training.stages import (
     Advance,
@@ -65,6 +65,8 @@ def train_score(folder: Path, task: dict[str, Any], advance: Advance) -> None:
         gates=execution["gates"],
         micro_batch_size=execution["micro_batch_size"],
         share_prompt=(not execution["gradient_checkpointing"]) if share == "auto" else share,
+        samples=folder / FOLDER,
+        keep_samples=execution["keep_samples"],
     )
     best = options["keep"] == "highest_reward"
     checkpoints = BestCheckpoint(folder, options, advance) if best else Checkpoints(folder, {}, advance)
@@ -124,7 +126,7 @@ def make_tools(
     options, execution = task["options"], task["execution"]
     sampler = make_sampler(options, execution, folder)
     live = _LiveWeights(folder / "live", start, tokenizer, sampler)
-    base_sampler = TransformersSampler(pick_dtype(options["dtype"], device), device, execution["batch_tokens"])
+    base_sampler = _BaseSampler(sampler, base, live)
     frozen: Any = None
     if options["lora"] is None:
         frozen = _frozen(base, device)
@@ -141,7 +143,7 @@ def make_tools(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # what the last backward pass held is the engine's now
         live.swap(own, update)
-        base_sampler.set_weights(base, _InContext(own if frozen is None else frozen, reference))
+        base_sampler.model = _InContext(own if frozen is None else frozen, reference)
 
     def rest() -> None:
         if vllm := sys.modules.get("selfimprove.sampling.vllm"):
@@ -180,6 +182,21 @@ class _InContext:
             return self._model(*args, **kwargs)
 
 
+class _BaseSampler:
+    """The run's own sampler with the base's weights, for as long as it samples. `model`: the base as it stands here."""
+
+    def __init__(self, sampler: Any, base: Policy, live: _LiveWeights) -> None:
+        self.sampler, self.base, self.live = sampler, base, live
+        self.model: Any = None
+
+    def sample(self, *asked: Any) -> Any:
+        self.sampler.set_weights(self.base, self.model)
+        try:
+            return self.sampler.sample(*asked)
+        finally:
+            self.sampler.set_weights(*self.live.now)
+
+
 class _LiveWeights:
     """The weights as they stand in the training, given to the sampler in place at every update. The transformers
     sampler samples from the very model; vLLM reads them from `folder` (an adapter, or all weights)."""
@@ -187,10 +204,11 @@ class _LiveWeights:
     def __init__(self, folder: Path, start: Policy, tokenizer: Any, sampler: Any) -> None:
         self.folder, self.start, self.tokenizer, self.sampler = folder, start, tokenizer, sampler
         self.unchanged: str | None = None  # digest of the weights that are still the start's
+        self.now: tuple[Policy, Any] = (start, None)  # what the sampler was given last
 
     def swap(self, model: Any, update: int) -> None:
         if self.sampler.name == "transformers":
-            self.sampler.set_weights(self.start, model)
+            self._give(self.start, model)
             return
         here = self.folder / str(update)
         with explained_write(self.folder), as_configured(model):
@@ -211,10 +229,14 @@ class _LiveWeights:
             policy = replace(policy, adapter=str(here), adapter_digest=digest)
         else:
             policy = replace(policy, base=str(here), base_digest=digest, adapter=None, adapter_digest=None)
-        self.sampler.set_weights(policy, model)
+        self._give(policy, model)
         for older in self.folder.glob("*"):  # only now: a sleeping engine wakes with the weights of before
             if older != here:
                 shutil.rmtree(older, ignore_errors=True)
+
+    def _give(self, policy: Policy, model: Any) -> None:
+        self.now = policy, model
+        self.sampler.set_weights(policy, model)
 
 
 class BestCheckpoint(Checkpoints):

@@ -3,9 +3,9 @@ policy gradient of `score_loss` (arXiv 2409.12917).
 
 A thin layer over Transformers' Trainer, through the two methods that its documentation offers for it (`training_step`,
 `log`): it gives the optimizer, schedule, checkpoints, trackers and processes. Not TRL's GRPOTrainer (1.16): its loss,
-reference, generation and truncation would all be replaced, its experimental `rollout_func` pads a mask over turns
-wrongly, and its generations are not in its checkpoints. Here an update's prompts and noise are functions of its number,
-so a training that goes on from a checkpoint at an update's boundary does what an undisturbed one does.
+reference, generation and truncation would all be replaced, and its generations are not in its checkpoints. Here an
+update's prompts and noise are functions of its number, so a training that goes on from a checkpoint at an update's
+boundary does what an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from selfimprove.judging.rewarding import Answered, Checker, Rewarded
 from selfimprove.score_gates import first_broken, score_gates
 from selfimprove.scoring import token_log_probs
 from selfimprove.training.rollouts import Episode, Plan, Question, questions_of, roll_out
+from selfimprove.training.sample_log import keep_rows, sample_rows
+from selfimprove.training.sampler_weights import sampler_figures, sampler_weights
 from selfimprove.training.score_batch import ScoreBatch, micro_batches, trained_logits
 from selfimprove.training.score_figures import FIGURES, rollout_sums
 from selfimprove.training.score_loss import (
@@ -46,6 +48,7 @@ from selfimprove.training.score_loss import (
 GATE_WINDOW = 10
 # The base's own adapter, where it has one and the trained adapter stands on the same weights.
 REFERENCE_ADAPTER = "reference"
+RATIO = "sampler/ratio"  # the one figure of a part that is no sum
 TIMES = ("sampling", "rewards", "scoring", "training")
 
 
@@ -63,6 +66,33 @@ class Tools:
 
 
 @dataclass
+class Drawn:
+    """Prompts of an update, with samples of each in a row, their rewards, and the advantages of both turns."""
+
+    questions: list[Question]
+    episodes: list[Episode]
+    rewards: list[list[Rewarded]]
+    advantages: torch.Tensor
+
+    def tells(self, prompts: int) -> torch.Tensor:
+        """(prompts,) whether any sample of a prompt has an advantage that is not 0."""
+        return (self.advantages.nan_to_num() != 0).any(dim=1).reshape(prompts, -1).any(dim=1)
+
+    def replaced(self, places: list[int], others: Drawn, prompts: int) -> Drawn:
+        """The same with the prompts at `places` replaced by those of `others` that tell, one by one."""
+        size = len(self.episodes) // prompts
+        questions, episodes, rewards = list(self.questions), list(self.episodes), list(self.rewards)
+        advantages = self.advantages.clone()
+        telling = others.tells(len(others.questions)).nonzero()[:, 0].tolist()
+        for place, other in zip(places, telling, strict=False):
+            here, there = slice(place * size, (place + 1) * size), slice(other * size, (other + 1) * size)
+            questions[place] = others.questions[other]
+            episodes[here] = [replace(one, prompt=place) for one in others.episodes[there]]
+            rewards[here], advantages[here] = others.rewards[there], others.advantages[there]
+        return Drawn(questions, episodes, rewards, advantages)
+
+
+@dataclass
 class Collected:
     """An update's samples, ready for its optimizer steps, with the counts of all processes."""
 
@@ -77,6 +107,7 @@ class ScoreTrainer(Trainer):
         rows: the prompts (`prompt_id`, `prompt_ids`, `text`, `answer`).
         options, gates: of the step, see `selfimprove/policy_gradient.py`.
         share_prompt: computes a prompt once for all its samples.
+        samples: folder for the samples that are kept, of every `keep_samples`th update; see `sample_log.py`.
     """
 
     def __init__(
@@ -90,6 +121,8 @@ class ScoreTrainer(Trainer):
         gates: Mapping[str, Any],
         micro_batch_size: int,
         share_prompt: bool,
+        samples: Path,
+        keep_samples: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -97,6 +130,7 @@ class ScoreTrainer(Trainer):
             *(rows, plan, tools, checker, options, gates),
         )
         self.micro_batch_size, self.share_prompt = micro_batch_size, share_prompt
+        self.samples, self.keep_samples = samples, keep_samples
         self.betas = stage_betas(options["stage"], options["beta1"], options["beta2"])
         self.seconds = dict.fromkeys(TIMES, 0.0)
         self.missing = Counter[str]()  # why rewards are missing, of this process's samples
@@ -114,6 +148,7 @@ class ScoreTrainer(Trainer):
             self.collected = self._collect(update)
         model.train()
         total, sums = torch.zeros((), device=self.args.device), dict[str, torch.Tensor]()
+        largest = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(self.collected.batches):
             last = number + 1 == len(self.collected.batches)
             with self.accelerator.no_sync(model) if not last else nullcontext():
@@ -123,10 +158,14 @@ class ScoreTrainer(Trainer):
                     # Data parallelism averages the processes' gradients, and the loss is already over all samples.
                     self.accelerator.backward(loss * self.accelerator.num_processes)
             total += loss.detach()
+            largest = torch.maximum(largest, figures.pop(RATIO))
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0) + value
         reduced = self._summed({"loss": total, **sums})
         self.figures |= {name: value for name, value in reduced.items() if name.startswith(("kl/", "clip"))}
+        if not again and reduced["sampler/tokens"]:
+            self.figures["sampler_kl"] = reduced["sampler/kl"] / reduced["sampler/tokens"]
+            self.figures["sampler_ratio"] = float(self.accelerator.gather(largest[None]).max())
         self._check_gates(new_samples=not again)
         return torch.tensor(reduced["loss"], device=self.args.device)
 
@@ -139,13 +178,14 @@ class ScoreTrainer(Trainer):
     @torch.no_grad()
     def _reference_logits(self, model: Any, batch: ScoreBatch) -> torch.Tensor:
         own = self.accelerator.unwrap_model(model)
-        with self.tools.reference(own):
+        # As the trained model's forward is by itself: a frozen one's would not be, and the KL would not begin at 0.
+        with self.tools.reference(own), self.accelerator.autocast():
             return self._tempered(trained_logits(self.tools.reference_model(own), batch, self.share_prompt))
 
     def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
         """At the temperature of the sampling; at 1 without a copy of them all."""
         temperature = self.plan.decoding.temperature
-        return logits if temperature == 1 else logits / temperature
+        return logits if temperature == 1 else logits.float() / temperature
 
     def _collect(self, update: int) -> Collected:
         """Samples of an update's prompts (this process's share of them), checked, with their advantages."""
@@ -153,26 +193,46 @@ class ScoreTrainer(Trainer):
         model.eval()
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
         each = self.options["batch_size"] // self.plan.samples // processes
-        questions = questions_of(self.rows, update, each * processes, f"{self.plan.seed}|stage {self.options['stage']}")
-        questions = questions[mine * each : (mine + 1) * each]
+        order = f"{self.plan.seed}|stage {self.options['stage']}"
+
+        def asked(again: int) -> list[Question]:
+            name = f"{order}|again {again}" if again else order
+            found = questions_of(self.rows, update, each * processes, name)[mine * each : (mine + 1) * each]
+            return [one._replace(draw=f"{one.draw}|again {again}") for one in found] if again else found
+
         with self._timed("sampling"):
             self.tools.swap(model, update)
-            episodes = roll_out(
-                self.plan, questions, update, self.tools.sampler, self.tools.base_sampler, self.processing_class
-            )
+        drawn = self._draw(update, asked(0))
+        # Of the first draw alone: what replaces it was chosen by its rewards.
+        sums = rollout_sums(drawn.episodes, drawn.rewards, self.options["right_from"])
+        telling = (drawn.advantages.nan_to_num() != 0).any(dim=1)
+        learn = telling.reshape(each, -1).any(dim=1)
+        sums["telling"] = float(telling.sum()), float(len(telling))
+        sums["informative"] = float(learn.sum()), float(each)
+        for again in range(1, self.options["redraw"] + 1):
+            if alike := (~drawn.tells(each)).nonzero()[:, 0].tolist():
+                drawn = drawn.replaced(alike, self._draw(update, asked(again)[: len(alike)]), each)
+        with self._timed("sampling"):
             self.tools.rest()
-        with self._timed("rewards"):
-            rewards = check_episodes(self.checker, questions, episodes)
-        self.missing.update(one.missing for row in rewards for one in row if one.missing)
-        advantages = episode_advantages(episodes, rewards, len(questions), self.options)
-        telling = float((advantages.nan_to_num() != 0).any(dim=1).sum())
-        sums = rollout_sums(episodes, rewards, self.options["right_from"])
-        self.figures = self._over_processes(sums | {"telling": (telling, float(len(episodes)))})
-        prompts = [question.ids for question in questions]
-        batches = micro_batches(prompts, episodes, advantages, self.micro_batch_size, self.args.device)
+        self.figures = self._over_processes(sums)
+        rows = sample_rows(update, drawn.questions, drawn.episodes, drawn.rewards, drawn.advantages)
+        keep_rows(self.samples, rows, update, mine, self.keep_samples, GATE_WINDOW)
+        prompts = [question.ids for question in drawn.questions]
+        batches = micro_batches(prompts, drawn.episodes, drawn.advantages, self.micro_batch_size, self.args.device)
         counts = [count(batch.turn_mask, batch.advantages) for batch in batches]
         summed = torch.stack([torch.stack(list(one)) for one in counts]).sum(dim=0)
         return Collected(batches, Counts(*self.accelerator.reduce(summed, "sum")))
+
+    def _draw(self, update: int, questions: list[Question]) -> Drawn:
+        """Samples of some prompts, checked."""
+        with self._timed("sampling"):
+            episodes = roll_out(
+                self.plan, questions, update, self.tools.sampler, self.tools.base_sampler, self.processing_class
+            )
+        with self._timed("rewards"):
+            rewards = check_episodes(self.checker, questions, episodes)
+        self.missing.update(one.missing for row in rewards for one in row if one.missing)
+        return Drawn(questions, episodes, rewards, episode_advantages(episodes, rewards, len(questions), self.options))
 
     def _over_processes(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Figures of all processes' samples, from each one's (sum, count). A figure may be unknown to some of them."""
@@ -201,7 +261,7 @@ class ScoreTrainer(Trainer):
             if broken.gate == "reward_coverage":
                 where += "".join(f"; {count} times: {why}" for why, count in self.missing.most_common(3))
             raise GateError(
-                f"gate {broken.gate} ({where}): {broken.message}\n"
+                f"gate {broken.gate} ({where}): {broken.message}. Samples of the last updates: {self.samples}\n"
                 f"(`gates.disabled=[{broken.gate}]` goes on all the same)",
                 history=[
                     *(row for row in self.state.log_history if "loss" in row),
@@ -246,7 +306,8 @@ def batch_loss(
     options: Mapping[str, Any],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`score_loss` of a batch from both models' logits of its trained tokens, (N, vocabulary), at the temperature of
-    the sampling. Of several passes over a batch the first one writes down the log-probs of the weights that sampled."""
+    the sampling, with the sums of `sampler_figures`. Of several passes over a batch the first one writes down the
+    log-probs of the weights that sampled."""
     log_probs = batch.spread(token_log_probs(logits, batch.targets))
     if options["passes"] > 1 and batch.sampling_log_probs is None:
         batch.sampling_log_probs = log_probs.detach()
@@ -256,7 +317,9 @@ def batch_loss(
     else:
         base_log_probs = batch.spread(token_log_probs(reference_logits, batch.targets))
         kl = sampled_kl(log_probs, base_log_probs, turn_mask, options["kl"], batch.sampling_log_probs)
-    return score_loss(
+    sampler = batch.sampler_log_probs[:, batch.kept]
+    at_first = log_probs.detach() if batch.sampling_log_probs is None else batch.sampling_log_probs
+    loss, figures = score_loss(
         log_probs,
         turn_mask,
         batch.advantages,
@@ -266,8 +329,11 @@ def batch_loss(
         clip_range=options["clip_range"],
         policy_reduction=options["policy_reduction"],
         kl_reduction=options["kl_reduction"],
+        weights=sampler_weights(at_first, sampler, turn_mask, options["sampler_weights"], options["sampler_cap"]),
         counts=counts,
     )
+    between = sampler_figures(at_first, sampler, turn_mask)
+    return loss, figures | {f"sampler/{name}": torch.as_tensor(value).to(loss) for name, value in between.items()}
 
 
 def check_episodes(checker: Checker, questions: list[Question], episodes: list[Episode]) -> list[list[Rewarded]]:

@@ -193,7 +193,9 @@ def run_training(trainer: Any, folder: Path, callback: Checkpoints) -> None:
     with explained_write(folder), tracked(trainer):
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if trainer.is_world_process_zero():
-            write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
+            # TRL counts num_tokens anew where a training goes on: a run that was killed would have another history.
+            rows = [{k: v for k, v in row.items() if k != "num_tokens"} for row in trainer.state.log_history]
+            write_json(folder / "history.json", [row for row in rows if "loss" in row])
         callback.finish(trainer)
 
 
