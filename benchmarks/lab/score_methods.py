@@ -22,6 +22,7 @@ SCORE_COMMON: dict[str, Any] = {
 }
 _RL: dict[str, Any] = {
     "method": "score",
+    "score.policy_reduction": "sum",  # as the page's seeds were run; `mean-mean` is the default since
     "score.instruction": "check",
     "score.stage_one.updates": 75,
     "score.stage_two.updates": 75,
@@ -46,6 +47,7 @@ SCORE_METHODS: dict[str, dict[str, Any]] = {
     "single-turn-rl": {**_ONE_STAGE, "score.turns": 1, "sampling.n": 16, "training.batch_size": 256},
     "base-first-attempts": {**_RL, "score.stage_two.base_first_attempts": 0.5},
     "kl-sum": {**_RL, "score.kl_reduction": "sum"},
+    "mean-mean": {**_RL, "score.policy_reduction": "mean"},
     "star": {**_SFT, "rounds": 3, "data.prompts_per_round": 800, "star.right_to_right": True},
     "star-corrections": {**_SFT, "rounds": 3, "data.prompts_per_round": 800},
     "pair-sft": {**_SFT, "rounds": 1, "data.prompts_per_round": 2400, "star.traces": "pairs"},
