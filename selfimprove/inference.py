@@ -98,8 +98,9 @@ class Inference(Record):
         top_p: float,
         max_new_tokens: int,
         stops: Sequence[int] | None = None,
+        shaping: Mapping[str, Any] | None = None,
     ) -> Responses:
-        """Responses to prompts under any decoding options (temperature 0 is greedy).
+        """Responses to prompts under any decoding options (temperature 0 is greedy; `shaping`: `Sampling.shaping`).
 
         `stops`: the token ids that end a response, by default those of the policy's own chat template.
         """
@@ -118,6 +119,7 @@ class Inference(Record):
                     ),
                     "dtype": self.dtype,
                     "backend": backend,
+                    **{name: list(one) if name == "stop" else one for name, one in (shaping or {}).items()},
                 },
                 inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
                 policies={"policy": policy},

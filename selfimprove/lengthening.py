@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.artefacts import digest_of
+from selfimprove.artefacts import digest_of, write_file
 from selfimprove.chat import Message, render_open, render_prompt
 from selfimprove.data.leakage import leaks
 from selfimprove.data.lengthen import (
@@ -25,11 +27,12 @@ from selfimprove.evaluation.suites import normalized
 from selfimprove.lengthening_plan import lengthening_context
 from selfimprove.lengthening_questions import enrich, extend, instruct, suitable, user
 from selfimprove.policy import Policy
+from selfimprove.record import Round
 from selfimprove.reporting.growth import growth_figures
+from selfimprove.sampling.shaping import cut_at
 
 if TYPE_CHECKING:
     from selfimprove.loop import Loop
-    from selfimprove.record import Round
 
 _UNFINISHED, _NO_ROOM = "unfinished", "no room in the model's context"
 _SHORT, _NOT_LONGER, _LITTLE = "dropped as short", "not longer than before", "grew too little"
@@ -64,16 +67,17 @@ class Batch:
     rejected: Counter[str]
 
 
-def instructions_for(loop: Loop, policy: Policy, round: Round) -> list[str]:
-    """The round's instructions: its own prompts, or (`instructions` above 0) as many new ones by self-instruct from
-    them, each kept where `policy` calls it suitable. RunFailed where none is."""
+def instructions_for(loop: Loop, policy: Policy, round: Round, count: int | None = None) -> list[str]:
+    """The round's instructions: its own prompts, or (`instructions` above 0, or a `count`) as many new ones by
+    self-instruct from them, each kept where `policy` calls it suitable. RunFailed where none is."""
     options, seeds = loop.recipe.self_lengthen, [prompt.text for prompt in round.prompts]
-    if not options.instructions:
+    most = options.instructions if count is None else count
+    if not most:
         return seeds
     kept: list[str] = []
     rejected = Counter[str]()
     for attempt in range(options.instruct_tries):
-        wanted = options.instructions - len(kept)
+        wanted = most - len(kept)
         if not wanted:
             break
         pool = seeds + kept[len(kept) - len(kept) % options.pool_restart :]
@@ -102,7 +106,7 @@ def instructions_for(loop: Loop, policy: Policy, round: Round) -> list[str]:
                 kept.append(text)
             else:
                 rejected["not called suitable"] += 1
-    _report_filter(loop, round, "instructions", options.instructions, len(kept), rejected)
+    _report_filter(loop, round, "instructions", most, len(kept), rejected)
     if not kept:
         raise RunFailed(
             f"round {round.number}: no new instruction passed in {options.instruct_tries} tries ({_said(rejected)}); "
@@ -243,16 +247,56 @@ def _written(
         n=1,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        shaping=sampling.shaping,
         max_new_tokens=new,
     )
-    return {
-        one.prompt_id: (
-            # Decoded together: some tokenizers lose the space at the beginning of a piece.
-            tokenizer.decode([*begun[one.prompt_id], *one.ids], skip_special_tokens=True).strip(),
-            None if one.finish == "stop" else _UNFINISHED,
+    texts = {}
+    for one in drawn.all():
+        before = begun[one.prompt_id]
+        # Decoded together: some tokenizers lose the space at the beginning of a piece.
+        text = tokenizer.decode([*before, *one.ids], skip_special_tokens=True)
+        text = cut_at(text, sampling.stop, len(tokenizer.decode(before, skip_special_tokens=True)))
+        texts[one.prompt_id] = text.strip(), None if one.finish == "stop" else _UNFINISHED
+    return texts
+
+
+def collected_texts(loop: Loop, base: Policy, generator: Policy) -> list[Text]:
+    """The longest answer of the last Generator to each of `collect` new instructions (with `instructions: 0` the
+    prompts that no round had); none where none are asked for."""
+    options, number = loop.recipe.self_lengthen, loop.recipe.rounds + 1
+    if not options.collect:
+        return []
+    if options.instructions:
+        seeds = [prompt for prompts in loop.data.round_prompts for prompt in prompts]
+        instructions = instructions_for(loop, base, Round(number, seeds), options.collect)
+    else:
+        instructions = [prompt.text for prompt in loop.data.spare_prompts[: options.collect]]
+    longest: dict[str, Text] = {}
+    for one in initial_texts(loop, generator, instructions, Round(number, [])):
+        if one.instruction not in longest or one.words > longest[one.instruction].words:
+            longest[one.instruction] = one
+    return list(longest.values())
+
+
+def write_texts(loop: Loop, extended: Sequence[Extended], collected: Sequence[Text] = ()) -> None:
+    """`texts.jsonl` in the run's folder: every text that was kept, with its instruction, round and role."""
+    named = [(one, role) for pair in extended for one, role in ((pair.initial, "initial"), (pair.longer, "extended"))]
+    named += [(one, "collected") for one in collected]
+    lines = {  # an answer with two longer versions is one text
+        (one.id, role): json.dumps(
+            {
+                "instruction": one.instruction,
+                "response": one.text,
+                "round": int(one.id.partition("|")[0]),
+                "role": role,
+                "words": one.words,
+                "id": one.id,
+            },
+            ensure_ascii=False,
         )
-        for one in drawn.all()
+        for one, role in named
     }
+    write_file(Path(loop.recipe.output) / "texts.jsonl", "".join(f"{line}\n" for line in lines.values()).encode())
 
 
 def report_texts(loop: Loop, round: Round, initial: Sequence[Text], extended: Sequence[Extended]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from selfimprove.chat import Message, render_example
-from selfimprove.data.lengthen import dropped_lines, length_demand
+from selfimprove.data.lengthen import dropped_lines, length_demand, with_demand
 from selfimprove.errors import RunFailed
 from selfimprove.lengthening_questions import extend, user
 
 if TYPE_CHECKING:
-    from selfimprove.lengthening import Extended
+    from selfimprove.lengthening import Extended, Text
     from selfimprove.loop import Loop
 
 
@@ -31,11 +31,13 @@ def extender_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[str
     return _examples(loop, pairs, "extender")
 
 
-def demanding_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[str, list[int]]]:
-    """Instruction with a demand of length -> text of that length: of all rounds' answers and longer texts, those
-    between `low` and `high` words. RunFailed where there is none."""
+def demanding_examples(
+    loop: Loop, extended: Sequence[Extended], collected: Sequence[Text]
+) -> list[dict[str, list[int]]]:
+    """Instruction with a demand of length -> text of that length: of all rounds' answers and longer texts, and of the
+    `collected` ones, those between `low` and `high` words. RunFailed where there is none."""
     options = loop.recipe.self_lengthen
-    texts = list({one.id: one for pair in extended for one in (pair.initial, pair.longer)}.values())
+    texts = list({one.id: one for pair in extended for one in (pair.initial, pair.longer)}.values()) + list(collected)
     fitting = [one for one in texts if options.low <= one.words < options.high]
     loop.note(
         f"{len(fitting)} of {len(texts)} texts have {options.low:,} to {options.high - 1:,} words and are trained"
@@ -52,7 +54,7 @@ def demanding_examples(loop: Loop, extended: Sequence[Extended]) -> list[dict[st
         demand = length_demand(
             one.words, choose, options.language, low=options.low, high=options.high, step=options.step
         )
-        pairs.append((user(f"{one.instruction}\n\n{demand}"), one.text))
+        pairs.append((user(with_demand(one.instruction, demand, choose)), one.text))
     return _examples(loop, pairs, "final")
 
 

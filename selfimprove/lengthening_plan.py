@@ -110,6 +110,12 @@ def check_lengthening(loop: Loop) -> None:
             "self_lengthen.high, or take a model with a longer context"
         )
     text = int(high * room.word)
+    if room.new < text:
+        loop.note(
+            f"warning: an answer of {high:,} words (self_lengthen.high) has about {text:,} tokens, and a Generator "
+            f"that learns such texts is cut off at {room.new:,} (sampling.max_new_tokens): what it does not finish is "
+            "rejected as `unfinished`, so lengths stop growing there by construction"
+        )
     if (example := room.question + int(text / growth) + text) > room.training:
         loop.note(
             f"warning: to learn to extend to {high:,} words (self_lengthen.high, about {text:,} tokens) an example has "

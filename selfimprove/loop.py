@@ -167,13 +167,13 @@ class Loop(Inference):
         self.progress.note(f"Stage {'I' * number}: {len(prompts)} prompts")
         return Round(number, prompts)
 
-    def sft(self, policy: Policy, sampled: Sequence[dict[str, list[int]]] | None = None) -> Policy:
+    def sft(self, policy: Policy, sampled: Sequence[dict[str, list[int]]] | None = None, role: str = "") -> Policy:
         """Supervised fine-tuning of `policy` on the seed examples, or on answers that were sampled: rows of
-        `prompt_ids` and `response_ids`, trained token for token."""
-        return self.sft_with_middle(policy, middle=False, sampled=sampled)[0]
+        `prompt_ids` and `response_ids`, trained token for token. `role`: what the result is for, for tables."""
+        return self.sft_with_middle(policy, middle=False, sampled=sampled, role=role)[0]
 
     def sft_with_middle(
-        self, policy: Policy, middle: bool, sampled: Sequence[dict[str, list[int]]] | None = None
+        self, policy: Policy, middle: bool, sampled: Sequence[dict[str, list[int]]] | None = None, role: str = ""
     ) -> tuple[Policy, Policy | None]:
         """SFT, and (if `middle`) the policy half-way through its optimizer steps."""
         options = self.training_options("sft")
@@ -184,7 +184,8 @@ class Loop(Inference):
         self.check(gates.rendering(self.tokenizer, rows, answers=True))
         if middle:
             options["keep_at"] = 0.5
-        trained, artefact = self.train("sft", policy, options, "examples", examples)
+        named: dict[str, Any] = {"role": role} if role else {}
+        trained, artefact = self.train("sft", policy, options, "examples", examples, **named)
         probe = seed_responses(examples[:_PROBE])
         self.check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
         half = made_policy(policy, artefact, f"{trained.name} half-way", middle=True) if middle else None
@@ -200,6 +201,7 @@ class Loop(Inference):
             n=sampling.n,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            shaping=sampling.shaping,
             max_new_tokens=sampling.max_new_tokens,
         )
         health = gates.response_health(list(responses.by_prompt.values()))

@@ -237,7 +237,9 @@ class SelfLengthen(Strict):
     tries from a pool that begins anew every `pool_restart`; 0 takes the round's prompts as they are. initial: answers
     to each, extensions: longer versions of each, with their tries; micro_iterations: how often one grows. growth:
     how many times the words of the answer it must have. low, high: words of what the final model learns, with length
-    demands in steps of `step` words (in one case of five of twice as many).
+    demands in steps of `step` words (in one case of five of twice as many). restart: each role is trained from the base
+    in every round, not from its own adapter of the round before. collect: so many new instructions the last Generator
+    answers, each with its longest answer for the final model.
     """
 
     language: Literal["en", "zh"] = "en"
@@ -252,6 +254,8 @@ class SelfLengthen(Strict):
     micro_iterations: Positive = 3
     growth: Annotated[float, Field(ge=1)] = 1.2
     drop_short: bool = True
+    restart: bool = False
+    collect: Annotated[int, Field(ge=0)] = 0
     low: Positive = 2000
     high: Positive = 8000
     step: Positive = 1000

@@ -164,6 +164,11 @@ class Recipe(Strict):
             raise ValueError("section `sft` does nothing with method 'sft': its settings are under `training`")
         if self.method == "expert_iteration" and self.sampling.n < 2 and self.expert_iteration.pairs:
             raise ValueError("`sampling.n` is 1, and `expert_iteration.pairs` compares a prompt's responses: 2 or more")
+        if self.sampling.stop and self.method != "self_lengthen":
+            raise ValueError(
+                "`sampling.stop` is for self_lengthen, which trains on texts: the tokens of a response that a text "
+                "ends have no end of turn to learn"
+            )
         if self.method == "score":
             self._suits_score()
         if self.method == "answer":
@@ -194,6 +199,8 @@ class Recipe(Strict):
             raise ValueError("`score.sampler_weights` needs `sampling.temperature` 1, where samplers give log-probs")
         if self.sampling.top_p != 1:
             raise ValueError("`sampling.top_p` must be 1: the policy that is trained is the one that is sampled from")
+        if shaped := next(iter(self.sampling.shaping), None):
+            raise ValueError(f"`sampling.{shaped}` must be off: the policy that is trained is the one sampled from")
         if self.sampling.backend == "openai":
             raise ValueError(
                 "`sampling.backend`: a server cannot be given new weights every update; vllm, transformers"

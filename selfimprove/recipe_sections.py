@@ -86,16 +86,29 @@ class ServerOptions(Strict):
 
 
 class Sampling(Strict):
-    """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result."""
+    """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result. `top_k`, `min_p`
+    (0: off), `repetition_penalty` (1: off), `stop` (texts that end a response): of what is sampled to be judged or
+    trained, not of suites, which have their own."""
 
     backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
     n: Positive = 5
     temperature: Annotated[float, Field(gt=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     max_new_tokens: Positive = 768
     batch_tokens: Positive = 16384
     vllm: VllmOptions = VllmOptions()
     server: ServerOptions | None = None
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What of `top_k`, `min_p`, `repetition_penalty` and `stop` is on."""
+        names = ("top_k", "min_p", "repetition_penalty", "stop")
+        off = {name: type(self).model_fields[name].default for name in names}
+        return {name: value for name in names if (value := getattr(self, name)) != off[name]}
 
     @model_validator(mode="after")
     def _has_server(self) -> Self:

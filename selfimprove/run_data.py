@@ -131,12 +131,21 @@ class RunData:
                 read_constraints(prompt.row.get("constraints"), f"data.prompts: prompt {prompt.id!r}")
         prompts = self.rendered(found, self.new_tokens())
         random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
+        self.spare_prompts: list[RenderedPrompt] = []
         rounds = 1 if recipe.method == "score" else recipe.rounds  # SCoRe's stages go over all prompts
         each = recipe.data.prompts_per_round or len(prompts) // rounds
         if each < 1 or each * rounds > len(prompts):
             raise InputError(
                 f"data.prompts: {len(prompts)} usable prompts are not enough for {rounds} rounds of {each or 1} "
                 "(every round has its own prompts); lower `rounds` or data.prompts_per_round, or add prompts"
+            )
+        self.spare_prompts = prompts[each * rounds :]
+        collect = recipe.self_lengthen.collect if recipe.method == "self_lengthen" else 0
+        if collect > len(self.spare_prompts) and not recipe.self_lengthen.instructions:
+            raise InputError(
+                f"self_lengthen.collect: {collect} prompts that no round has are wanted, and {len(self.spare_prompts)} "
+                "are left; lower it or data.prompts_per_round, add prompts, or let the model write instructions "
+                "(self_lengthen.instructions)"
             )
         return [prompts[i * each : (i + 1) * each] for i in range(rounds)]
 

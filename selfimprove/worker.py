@@ -38,6 +38,7 @@ class StepKind:
 def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.policy import Policy, load_tokenizer
     from selfimprove.sampling import Decoding, Request, make_sampler, response_seed
+    from selfimprove.sampling.shaping import cut_at
 
     options, policy = task["options"], Policy(**task["policies"]["policy"])
     prompts = shard_of(read_rows(folder / "inputs" / "prompts.arrow"), shard, task["shard_groups"])
@@ -47,7 +48,7 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
         Request(tuple(p["prompt_ids"]), options["n"], response_seed(task["seed"], task["key"], 0, p["prompt_id"]))
         for p in prompts
     ]
-    decoding = Decoding(options["temperature"], options["top_p"], options["max_new_tokens"], tuple(options["stop_ids"]))
+    decoding = Decoding.of(options)
     tokenizer = load_tokenizer(policy)
     sampled = sampler.sample(requests, decoding, advance)
     rows = [
@@ -57,7 +58,7 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
             "ids": response.ids,
             "finish": response.finish,
             "log_prob": response.log_prob,
-            "text": tokenizer.decode(response.ids, skip_special_tokens=True),
+            "text": cut_at(tokenizer.decode(response.ids, skip_special_tokens=True), decoding.stop),
         }
         for prompt, responses in zip(prompts, sampled, strict=True)
         for index, response in enumerate(responses)

@@ -90,6 +90,8 @@ def small(name: str, model: Path, output: Path, *more: str) -> Recipe:
         # A random model calls no instruction suitable, and writes no thousands of words.
         overrides += ["rounds=1", "data.prompts_per_round=4", "sampling.max_new_tokens=40", "sft.learning_rate=1e-3"]
         overrides += ["self_lengthen.instructions=0", "self_lengthen.growth=1", "self_lengthen.low=1"]
+        overrides += ["self_lengthen.collect=2", "sampling.temperature=1", "sampling.top_p=1", "sampling.stop=[]"]
+        overrides += ["sampling.repetition_penalty=1", "sampling.top_k=0"]  # the tiny model learnt to write freely
         overrides += ["evaluate=[{suite: longen, max_new_tokens: 6}]"]
     elif recipe.method != "sft":
         overrides += ["rounds=1", "data.prompts_per_round=8", "sampling.max_new_tokens=6", "sft.learning_rate=1e-3"]
@@ -135,7 +137,7 @@ def test_a_hub_recipe_runs_on_a_tiny_model(
     recipe = small(name, model, tmp_path / "run", *judge.get(load_recipe(name).method, []))
     result = run(recipe, Progress(Console(file=io.StringIO())))
     stages = [event["stage"] for event in result.events if event["event"] == "training"]
-    trained = {"sft": ["sft"], "score": ["score", "score"], "self_judge": ["judge"], "self_lengthen": ["sft"] * 3}
+    trained = {"sft": ["sft"], "score": ["score", "score"], "self_judge": ["judge"], "self_lengthen": ["sft"] * 2}
     assert stages == trained.get(recipe.method, ["sft", "dpo"])
     adapter = (result.policy_folder / "adapter_config.json").is_file()
     assert adapter == (recipe.training.lora is not None)
@@ -182,7 +184,7 @@ def test_the_settings_of_the_paper_are_in_both_recipes_of_score() -> None:
 def test_the_settings_of_the_authors_are_in_both_recipes_of_self_lengthen() -> None:
     for recipe in map(load_recipe, LENGTHEN):
         options, training, sft = recipe.self_lengthen, recipe.training, recipe.sft
-        assert options == SelfLengthen()
+        assert options == SelfLengthen(collect=5000)
         assert (options.instructions, options.initial, options.extensions, options.micro_iterations) == (5000, 2, 2, 3)
         assert (options.initial_tries, options.extension_tries, options.growth) == (20, 20, 1.2)
         assert (options.low, options.high, options.step, recipe.rounds) == (2000, 8000, 1000, 3)

@@ -71,7 +71,7 @@ def test_the_internal_folder_is_no_key(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
-    lines = refusal(tmp_path, {**SFT, "rounds": 0, "sampling": {"n": "many", "top_k": 5}}).splitlines()
+    lines = refusal(tmp_path, {**SFT, "rounds": 0, "sampling": {"n": "many", "typical_p": 5}}).splitlines()
     assert len(lines) == 3 and all(line.startswith(str(tmp_path)) for line in lines)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import WORDS
 from rich.console import Console
 
 import selfimprove
@@ -31,20 +33,27 @@ def events_of(result: Any, kind: str) -> list[dict[str, Any]]:
 
 
 def test_texts_grow_and_both_roles_and_the_final_model_are_trained(lengthen_recipe: Callable[..., Recipe]) -> None:
-    recipe = lengthen_recipe()
+    recipe = lengthen_recipe(rounds=2)
     result = run(recipe)
-    (lengths,) = events_of(result, "lengths")
+    lengths = events_of(result, "lengths")[0]
     assert lengths["extended"]["mean"] > lengths["initial"]["mean"] and lengths["growth"] > 1
-    filters = {event["what"]: event for event in events_of(result, "filter")}
+    filters = {event["what"]: event for event in events_of(result, "filter") if event["round"] == 1}
     assert filters["initial"]["wanted"] == 8 and 0 < filters["extended"]["kept"] <= filters["extended"]["wanted"]
-    starts = [event["start_digest"] for event in events_of(result, "training")]
-    assert len(starts) == 3 and len(set(starts)) == 1  # each from the base model
-    assert result.policy.name == "M3"
+    trained = events_of(result, "training")
+    assert [event["role"] for event in trained] == ["Generator", "Extender", "Generator", "final"]
+    base, extender_start, second_start, final_start = (event["start_digest"] for event in trained)
+    assert base == extender_start == final_start != second_start == trained[0]["policy_digest"]
+    assert result.policy.name == "M4"
     tokenizer = load_tokenizer(resolve_policy(recipe.model))
     folders = [event["folder"] for event in events_of(result, "step") if event["step"] == "sft"]
-    generator, extender, final = (
+    generator, extender, _, final = (
         read_rows(Path(recipe.output) / "steps" / folder / "inputs" / "examples.arrow") for folder in folders
     )
+    texts = [json.loads(line) for line in (Path(recipe.output) / "texts.jsonl").read_text().splitlines()]
+    assert {(text["round"], text["role"]) for text in texts} == {
+        (r, w) for r in (1, 2) for w in ("initial", "extended")
+    }
+    assert all(text["instruction"] and count_words(text["response"]) == text["words"] for text in texts)
     shown = [tokenizer.decode(rows[0]["prompt_ids"]) for rows in (generator, extender, final)]
     assert "outline" not in shown[0] and "outline" in shown[1] and "words" in shown[2]
     page = Path(result.report).read_text()
@@ -53,6 +62,30 @@ def test_texts_grow_and_both_roles_and_the_final_model_are_trained(lengthen_reci
     assert {stage_of({"step": "sample", "label": label}) for label in sampled} == {"sampling"}
     again = run(recipe)
     assert all(event["reused"] for event in events_of(again, "step")[len(events_of(result, "step")) :])
+
+
+def test_roles_may_begin_anew_and_the_last_generator_may_answer_more(lengthen_recipe: Callable[..., Recipe]) -> None:
+    recipe = lengthen_recipe(rounds=2, self_lengthen={"restart": True, "collect": 3})
+    result = run(recipe)
+    assert len({event["start_digest"] for event in events_of(result, "training")}) == 1
+    texts = [json.loads(line) for line in (Path(recipe.output) / "texts.jsonl").read_text().splitlines()]
+    collected = [text for text in texts if text["role"] == "collected"]
+    assert 1 <= len(collected) <= 3 and {text["round"] for text in collected} == {3}
+    asked = {text["instruction"] for text in texts if text["role"] != "collected"}
+    assert not asked & {text["instruction"] for text in collected}  # no round had them
+    with pytest.raises(InputError, match=r"self_lengthen\.collect: 9 prompts that no round has"):
+        run(lengthen_recipe(rounds=2, self_lengthen={"collect": 9}))
+
+
+def test_authors_decoding_reaches_the_sampler_and_stop_texts_are_cut(lengthen_recipe: Callable[..., Recipe]) -> None:
+    stop = next(word for word in WORDS)[:2]
+    recipe = lengthen_recipe(sampling={"top_k": 20, "repetition_penalty": 1.1, "stop": [stop]})
+    result = run(recipe)
+    texts = [json.loads(line) for line in (Path(recipe.output) / "texts.jsonl").read_text().splitlines()]
+    assert texts and not any(stop in text["response"] for text in texts if text["role"] == "initial")
+    (step, *_) = [event for event in events_of(result, "step") if event["step"] == "sample"]
+    options = json.loads((Path(recipe.output) / "steps" / step["folder"] / "manifest.json").read_text())["options"]
+    assert (options["top_k"], options["repetition_penalty"], options["stop"]) == (20, 1.1, [stop])
 
 
 def test_growth_by_repetition_alone_is_counted() -> None:

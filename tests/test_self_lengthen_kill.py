@@ -49,7 +49,7 @@ def test_kills_in_the_extension_lose_no_accepted_text(lengthen_recipe: Callable[
     assert all(after.get(name) == written for name, written in before.items()), "made again although whole"
 
     texts = accepted(killed)
-    assert len(texts) == 3 and all(texts.values()) and texts == accepted(undisturbed)
+    assert len(texts) == 2 and all(texts.values()) and texts == accepted(undisturbed)
     ends = [read_events(folder / "metrics.jsonl") for folder in (killed, undisturbed)]
     for kind in ("filter", "lengths"):
         first, second = ([plain(event) for event in events if event["event"] == kind] for events in ends)

@@ -65,6 +65,9 @@ CHANGES_KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "sampling.n": ({"sampling": {"n": 4}}, {"sample"}),
     "sampling.temperature": ({"sampling": {"temperature": 0.9}}, {"sample"}),
     "sampling.top_p": ({"sampling": {"top_p": 0.9}}, {"sample"}),
+    "sampling.top_k": ({"sampling": {"top_k": 9}}, {"sample"}),
+    "sampling.min_p": ({"sampling": {"min_p": 0.1}}, {"sample"}),
+    "sampling.repetition_penalty": ({"sampling": {"repetition_penalty": 1.1}}, {"sample"}),
     "sampling.max_new_tokens": ({"sampling": {"max_new_tokens": 9}}, {"sample"}),
     # the SFT stage of these methods has a learning rate and epochs of its own
     "training.learning_rate": ({"training": {"learning_rate": 2e-3}}, {"dpo"}),
@@ -379,6 +382,7 @@ def test_every_option_of_the_recipe_is_classified() -> None:
     tables += [test_self_judge_keys.OPTIONS, test_answer_keys.OPTIONS]
     # They choose what is asked and what is trained: the rows of the steps tell them apart.
     tables.append({f"self_lengthen.{name}" for name in SelfLengthen.model_fields})
+    tables.append({"sampling.stop"})  # of self_lengthen alone: tests/test_self_lengthen.py
     known = set().union(*tables)
     assert sum(map(len, tables)) == len(known), "an option is in two tables"
     new, gone = set(options_of(Recipe)) - known, known - set(options_of(Recipe))

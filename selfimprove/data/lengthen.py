@@ -178,6 +178,11 @@ def length_demand(
     return demands[kind].format(low=near if kind == "about" else below, high=above)
 
 
+def with_demand(instruction: str, demand: str, random: Random) -> str:
+    """The instruction with a demand for its length in front, behind, or in a line of its own."""
+    return random.choice((f"{demand} {instruction}", f"{instruction} {demand}", f"{instruction}\n\n{demand}"))
+
+
 def demanded(kind: str, constraint: str) -> tuple[int | None, int | None]:
     """(low, high) of a demand in words, in any language with the digits 0 to 9: see `length_score`.
 

@@ -7,22 +7,37 @@ Both begin as the seed model. In every round
 2. the Generator answers each of them; short answers are dropped at random;
 3. the Extender makes each answer longer, up to three times: it enriches the first half of the text, and two thirds of
    that are the forced beginning of its longer version of the whole text;
-4. both are trained from the base model again: the Generator on instruction -> longer text, the Extender on instruction
-   and a thinned answer -> longer text. The next round's texts are longer, for both begin longer.
+4. both are trained further, each from its own weights of the round before (`restart: true`: from the base): the
+   Generator on instruction -> longer text, the Extender on instruction and a thinned answer -> longer text. The next
+   round's texts are longer, for both begin longer. The last round's Extender has nothing left to extend.
 
-After the last round a length demand is written into each instruction, and the final model learns to meet it.
+After the last round the Generator may answer `collect` new instructions, whose longest answers join the texts; then a
+length demand is written into each instruction, and the final model, from the base, learns to meet it.
 
-The authors' driver is a shell script around a patched server, which ends each stage when 95% of the requests are back
-and so favours short texts; here no request waits for another and none is dropped: a whole batch is asked, and what
-failed is asked again, at most so often. Named deviation: a text of fewer than three paragraphs is cut at sentences,
-since half of one paragraph is nothing. What does not fit the model's context is left out and counted, never cut.
+Where this differs from the authors' code:
+- Their driver is a shell script around a patched server, which ends each stage when 95% of the requests are back and so
+  favours short texts. Here none is dropped: a whole batch is asked, and what failed is asked again, at most so often.
+- A text of fewer than three paragraphs is cut at sentences, since half of one paragraph is nothing.
+- Of a new instruction the first line is taken that does not lead to the next, without number and quotes. The pool
+  begins anew every `pool_restart` kept ones. Equal lengths are ranked in their order.
+- A length demand stands in one of three places (in front, behind, in a line of its own), in the rubric's digits; theirs
+  is worked in by a model, half of the Chinese ones in Chinese numerals.
+- Their weight decay is 0 (the recipes say so; the trainer's default is 0.01), their rank and batch are not known.
+What does not fit the model's context is left out and counted, never cut. All texts are in the run's `texts.jsonl`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.lengthening import extended_texts, initial_texts, instructions_for, report_texts
+from selfimprove.lengthening import (
+    collected_texts,
+    extended_texts,
+    initial_texts,
+    instructions_for,
+    report_texts,
+    write_texts,
+)
 from selfimprove.lengthening_examples import demanding_examples, extender_examples, generator_examples
 from selfimprove.policy import Policy
 
@@ -33,6 +48,7 @@ if TYPE_CHECKING:
 
 def self_lengthen(loop: Loop) -> Policy:
     """The final model. Generator and Extender are M1 and M2, M3 and M4, and so on: two adapters of one base."""
+    options = loop.recipe.self_lengthen
     base = generator = extender = loop.base_policy
     loop.evaluate(base)
     everything: list[Extended] = []
@@ -43,10 +59,16 @@ def self_lengthen(loop: Loop) -> Policy:
         extended = extended_texts(loop, extender, initial, round)  # 3.
         report_texts(loop, round, initial, extended)
         everything += extended
-        generator = loop.sft(base, generator_examples(loop, extended))  # 4.
-        extender = loop.sft(base, extender_examples(loop, extended))
+        write_texts(loop, everything)
+        start = base if options.restart else generator
+        generator = loop.sft(start, generator_examples(loop, extended), role="Generator")  # 4.
+        if round.number < loop.recipe.rounds:
+            start = base if options.restart else extender
+            extender = loop.sft(start, extender_examples(loop, extended), role="Extender")
         loop.evaluate(generator, round)
 
-    final = loop.sft(base, demanding_examples(loop, everything))
+    collected = collected_texts(loop, base, generator)
+    write_texts(loop, everything, collected)
+    final = loop.sft(base, demanding_examples(loop, everything, collected), role="final")
     loop.evaluate(final)
     return loop.kept(final)

@@ -91,6 +91,7 @@ def draw_traces(loop: Loop, policy: Policy, prompts: Sequence[RenderedPrompt]) -
         n=1,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        shaping=sampling.shaping,
         max_new_tokens=sampling.max_new_tokens,
     )
     second = {

@@ -264,6 +264,7 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
     metric = first_metric(events)
     rounds = {text(event.get("policy")): event for event in rounds_of(events)}
     policies = policies_of(events)
+    roles = {text(event.get("policy")): text(event.get("role")) for event in of_kind(events, "training")}
     accepted = {round_number(event): event for event in of_kind(events, "acceptance")}
     seconds: dict[int, float] = {}
     for step in of_kind(events, "step"):
@@ -286,7 +287,7 @@ def policy_rows(events: Sequence[Event]) -> list[PolicyRow]:
         right = with_interval(labels, "value", scale=100)
         rows.append(
             PolicyRow(
-                policy=policy,
+                policy=f"{policy} {roles.get(policy, '')}".rstrip(),
                 round=str(round_),
                 value=with_interval(evaluation, "value", scale=metric.scale, digits=metric.digits),
                 change=changes["paired"],

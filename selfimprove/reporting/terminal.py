@@ -169,7 +169,7 @@ def rounds_table(events: Sequence[Event]) -> Table:
         padding=(0, 0),
         collapse_padding=True,
     )
-    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
+    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=13)
     for header in (metric.name, "change"):  # these wrap before anything is cut off
         table.add_column(printable(header), justify="right", min_width=20 if header == "change" else None)
     shown = {

@@ -25,12 +25,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn. `temperature` 0 is greedy. `stop_ids` end a response and are kept as its last id."""
+    """How tokens are drawn. `temperature` 0 is greedy. `stop_ids` end a response and are kept as its last id. `top_k`
+    and `min_p` of 0, and a `repetition_penalty` of 1, are off; see `shaping.py`. `stop`: texts that end a response too;
+    the tokens that made them stay in its ids."""
 
     temperature: float
     top_p: float
     max_new_tokens: int
     stop_ids: tuple[int, ...]
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Decoding:
+        """From a sample step's options, which have what is off left out."""
+        named = {name: options[name] for name in ("top_k", "min_p", "repetition_penalty") if name in options}
+        return cls(
+            options["temperature"],
+            options["top_p"],
+            options["max_new_tokens"],
+            tuple(options["stop_ids"]),
+            stop=tuple(options.get("stop", ())),
+            **named,
+        )
 
 
 @dataclass(frozen=True)

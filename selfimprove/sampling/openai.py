@@ -161,8 +161,11 @@ class OpenAISampler:
             "logprobs": 0,  # of the sampled tokens alone
             "return_token_ids": True,
             # What is not said here, vLLM takes from the model's generation_config.json.
-            **{"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
+            **{"top_k": decoding.top_k or -1, "min_p": decoding.min_p},
+            **{"repetition_penalty": decoding.repetition_penalty, "presence_penalty": 0.0, "frequency_penalty": 0.0},
         }
+        if decoding.stop:
+            body |= {"stop": list(decoding.stop), "include_stop_str_in_output": True}
         attempt = 0
         while True:
             try:
@@ -243,6 +246,8 @@ class OpenAISampler:
         if finish == "stop":
             if not ids or ids[-1] not in decoding.stop_ids:  # vLLM keeps the stop token; others may not
                 reason = choice.get("stop_reason")
+                if reason in decoding.stop and ids:
+                    return Sampled(ids, finish, None if log_probs is None else math.fsum(log_probs), log_probs)
                 if type(reason) is not int or reason not in decoding.stop_ids:
                     said = f"stopped at {self._server.line(reason)} after the ids {ids[-3:]}"
                     raise Trouble(f"{said}, and only {list(decoding.stop_ids)} end a turn: it has stops of its own")

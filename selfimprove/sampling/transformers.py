@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from selfimprove.batching import positions, prefill, token_budget_batches
-from selfimprove.policy import MODELS, Policy
+from selfimprove.policy import MODELS, Policy, load_tokenizer
 from selfimprove.sampling import Decoding, Request, Sampled
+from selfimprove.sampling.shaping import seen_tokens, shaped
 from selfimprove.scoring import token_log_probs
 
 
@@ -101,16 +102,17 @@ class TransformersSampler:
         results: list[list[Sampled]] = [[] for _ in requests]
         # A request is one item; its cost is that of all its rows, so a batch keeps a prompt's responses together.
         costs = [request.n * (len(request.prompt_ids) + decoding.max_new_tokens) for request in requests]
+        tokenizer = load_tokenizer(self._policy) if decoding.stop else None
         with as_policy:
             for batch in token_budget_batches(costs, self._batch_tokens):
-                sampled = iter(_decode(model, [requests[i] for i in batch], decoding, advance))
+                sampled = iter(_decode(model, [requests[i] for i in batch], decoding, advance, tokenizer))
                 for i in batch:
                     results[i] = [next(sampled) for _ in range(requests[i].n)]
         return results
 
 
 def _decode(
-    model: Any, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]
+    model: Any, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None], tokenizer: Any
 ) -> list[Sampled]:
     """Responses of all requests' rows, in order."""
     device = model.device
@@ -122,16 +124,28 @@ def _decode(
     ids: list[list[int]] = [[] for _ in range(total)]
     finish = ["length"] * total
     log_probs: list[list[float]] = [[] for _ in range(total)]
+    seen = None
+    if decoding.repetition_penalty != 1:
+        prompts, repeats = [r.prompt_ids for r in requests], [r.n for r in requests]
+        seen = seen_tokens(prompts, repeats, logits.shape[-1]).to(device)
+    tail = max(map(len, decoding.stop), default=0) + 4  # tokens in which a stop string ends
     rows = torch.arange(total)  # the original row behind each row still in the batch
 
     for step in range(decoding.max_new_tokens):
         here = torch.from_numpy(noise[rows.numpy(), step]).to(device)
-        tokens = pick_tokens(logits, here, decoding.temperature, decoding.top_p)
+        tokens = pick_tokens(shaped(logits, seen, decoding), here, decoding.temperature, decoding.top_p)
         drawn = token_log_probs(logits, tokens).tolist()
         stopped = torch.isin(tokens, stops).cpu()
-        for row, token, log_prob, ended in zip(rows.tolist(), tokens.tolist(), drawn, stopped.tolist(), strict=True):
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
+        each = zip(rows.tolist(), tokens.tolist(), drawn, stopped.tolist(), strict=True)
+        for place, (row, token, log_prob, ended) in enumerate(each):
             ids[row].append(token)
             log_probs[row].append(log_prob)
+            if decoding.stop and not ended:
+                end = tokenizer.decode(ids[row][-tail:], skip_special_tokens=True)
+                ended = any(stop in end for stop in decoding.stop)
+                stopped[place] = ended
             if ended:
                 finish[row] = "stop"
         if step + 1 == decoding.max_new_tokens:
@@ -145,6 +159,7 @@ def _decode(
                 break
             keep = keep.to(device)
             tokens, mask = tokens[keep], mask[keep]
+            seen = None if seen is None else seen[keep]
             cache.reorder_cache(keep)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         logits = model(

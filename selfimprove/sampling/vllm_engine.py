@@ -110,7 +110,12 @@ class Engine:
                 stop_token_ids=list(decoding.stop_ids),
                 ignore_eos=True,  # `stop_ids` alone end a response
                 logprobs=0,  # of the sampled token, under the policy itself ("raw_logprobs")
-                detokenize=False,
+                top_k=decoding.top_k,
+                min_p=decoding.min_p,
+                repetition_penalty=decoding.repetition_penalty,
+                stop=list(decoding.stop),
+                include_stop_str_in_output=bool(decoding.stop),
+                detokenize=bool(decoding.stop),
             )
             for request in requests
         ]

@@ -103,7 +103,7 @@ def one_run(seed: int, folder: Path) -> Run:
 def roles_of(rounds: int) -> dict[str, str]:
     """Policy -> its role, of those that are evaluated: the untrained model, the Generators, the final model."""
     generators = {f"M{2 * number - 1}": f"generator {number}" for number in range(1, rounds + 1)}
-    return {"M0": "untrained", **generators, f"M{2 * rounds + 1}": "final"}
+    return {"M0": "untrained", **generators, f"M{2 * rounds}": "final"}
 
 
 def _latest(events: Sequence[Event], *keys: str) -> list[Event]:
