@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from selfimprove.adapters import adapter_config, added_rows, attach, tokenizer_folder
 from selfimprove.artefacts import Artefact, digest_of, file_digest, write_json
 from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
+from selfimprove.configuration import without_router_loss
 from selfimprove.errors import InputError, RunFailed
 
 if TYPE_CHECKING:
@@ -372,6 +373,7 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedMode
         said = " ".join(str(error).split())[:500]
         raise InputError(f"model: {policy.base} cannot be loaded: {said}") from error
     model = model.to(device).eval()
+    without_router_loss(model)
     from selfimprove.scoring.selftest import check_cache  # scoring needs this module
 
     check_cache(model, policy)

@@ -717,7 +717,10 @@ def test_the_manifest_says_what_a_result_was_made_of(tiny_policy: Policy, tmp_pa
 
 # ---- a step whose code changes has a new version
 
-_LOADING = ("selfimprove.policy:load_base", "selfimprove.policy:pick_dtype", "selfimprove.policy:ModelPool.get")
+_LOADING = (
+    *("selfimprove.configuration", "selfimprove.policy:load_base", "selfimprove.policy:pick_dtype"),
+    "selfimprove.policy:ModelPool.get",
+)
 _PREFILL = (
     "selfimprove.batching:prefill",
     "selfimprove.batching:positions",
@@ -822,7 +825,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.training.stages:train_sft",
         "selfimprove.training.stages:Checkpoints.on_step_end",
         *_TRAINING,
-        *_LOADING[:2],
+        *_LOADING[:3],
     ),
     "rewards": (
         "selfimprove.worker:_rewards",
@@ -867,7 +870,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.batching:pad_left",
         "selfimprove.batching:positions",
         *_TRAINING,
-        *_LOADING[:2],
+        *_LOADING[:3],
     ),
     "dpo": (
         "selfimprove.worker:_dpo",
@@ -880,7 +883,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.batching:positions",
         "selfimprove.scoring:token_log_probs",
         *_TRAINING,
-        *_LOADING[:2],
+        *_LOADING[:3],
     ),
 }
 

@@ -24,10 +24,11 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 from selfimprove.adapters import attach, check_trainable, name_base, tokenizer_folder
 from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
 from selfimprove.chat import end_of_turn_id
+from selfimprove.configuration import as_configured
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
 from selfimprove.policy import Policy, load_base, model_digest, pick_device
-from selfimprove.training.dropout import as_configured, without_dropout
+from selfimprove.training.dropout import without_dropout
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 from selfimprove.training.trackers import PROJECT, tracked
 
