@@ -370,6 +370,12 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedMode
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        if "Unrecognized configuration class" in str(error):
+            name = ", ".join(read_config(Path(policy.base)).get("architectures") or ["model"])
+            raise InputError(
+                f"model: {policy.base} is a {name}, which the installed Transformers does not open as a language model "
+                "(AutoModelForCausalLM); use a model of text, or the language model of this one saved by itself"
+            ) from error
         said = " ".join(str(error).split())[:500]
         raise InputError(f"model: {policy.base} cannot be loaded: {said}") from error
     model = model.to(device).eval()

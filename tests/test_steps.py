@@ -732,17 +732,15 @@ _SCORING = (
     *("selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
     *("selfimprove.scoring.whole", "selfimprove.policy:longrope_change"),
 )
-_TRAINING = tuple(
-    f"selfimprove.training.stages:{name}"
-    for name in (
-        "training_arguments",
-        "trainable_model",
-        "run_training",
-        "padded",
-        "batch_split",
-        "save_policy",
-        "optimizer_steps",
-    )
+_TRAINING = (
+    *(
+        f"selfimprove.training.stages:{name}"
+        for name in (
+            *("training_arguments", "trainable_model", "run_training", "padded", "batch_split", "save_policy"),
+            "optimizer_steps",
+        )
+    ),
+    "selfimprove.training.trained_parts",
 )
 _REWARDS = (
     *(f"selfimprove.judging.{name}" for name in ("rewarding", "reward_readers", "reward_model", "functions", "rubric")),
