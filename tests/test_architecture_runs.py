@@ -138,6 +138,8 @@ def test_a_mixture_of_experts_trains_on_its_examples_alone(name: str, tmp_path: 
     assert {key: saved[key] for key in kept} == kept
 
 
+# More than an output embedding stands behind its body.
+UNKNOWN_HEAD = ("ModernBertDecoder", {"attention_dropout": 0.0, "mlp_dropout": 0.0, "embedding_dropout": 0.0})
 EXAMPLE = {"prompt_id": "p0", "ids": (7, 8, 2)}
 OPENED = {"Gemma3", "Gemma4", "GotOcr2", "Qwen3_5"}
 
@@ -163,6 +165,13 @@ def test_what_transformers_opens_as_no_language_model_is_refused_by_name(kind: s
     policy = resolve_policy(str(save_with_pictures(tmp_path / "model", kind)))
     with pytest.raises(InputError, match=rf"is a {kind}ForConditionalGeneration, which .* not .* as a language model"):
         load_base(policy, torch.float32, "cpu")
+
+
+def test_a_head_that_trl_does_not_know_is_refused_by_name(tmp_path: Path) -> None:
+    policy, steps = resolve_policy(str(save_architecture(tmp_path / "model", *UNKNOWN_HEAD))), Steps(tmp_path / "steps")
+    rows = steps.sampled(policy)
+    with pytest.raises(InputError, match=r"a ModernBertDecoderForCausalLM, which .* cannot train: .* nats per token"):
+        steps.sft(policy, rows, LORA)
 
 
 @pytest.mark.parametrize(("name", "listed"), [("llama", ["q_prj"]), ("falcon-h1", ["out_proj"])])

@@ -29,6 +29,7 @@ from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
 from selfimprove.policy import Policy, load_base, model_digest, pick_device
 from selfimprove.training.dropout import without_dropout
+from selfimprove.training.head import check_head
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 from selfimprove.training.trackers import PROJECT, tracked
 from selfimprove.training.trained_parts import train_all_weights, without_adapters
@@ -243,6 +244,7 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
         train_dataset=data,
         processing_class=fresh_tokenizer(policy),
     )
+    check_head(trainer.model, policy)
     total = optimizer_steps(len(rows), options["batch_size"], options["epochs"])
     keep_at = options.get("keep_at")
     middle = {max(1, round(total * keep_at)): "policy-middle"} if keep_at else {}
@@ -283,6 +285,8 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
     without_dropout(trainer.model)  # TRL's sees modules only, and most attention keeps its rate elsewhere
+    if device != "cpu":  # there the loss is from the model's own logits
+        check_head(trainer.model, policy)
     trainer.add_callback(_FirstLoss(trainer, task, folder))
     run_training(trainer, folder, Checkpoints(folder, {}, advance))
 
