@@ -181,6 +181,20 @@ def test_a_list_of_layers_that_take_no_adapter_is_refused(name: str, listed: lis
         Steps(tmp_path / "steps").sft(policy, [EXAMPLE, EXAMPLE], {**LORA, "target_modules": listed})
 
 
+def test_a_list_of_layers_goes_on_in_the_next_round_on_a_mixture_of_experts(tmp_path: Path) -> None:
+    policy = resolve_policy(str(save_architecture(tmp_path / "model", *RUN["qwen3-moe"])))
+    listed = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]  # the experts' are parameters
+    whole_round(tmp_path / "steps", policy, {**LORA, "target_modules": listed})
+
+
 def test_frozen_towers_have_no_gradients(tmp_path: Path) -> None:
     model = load_base(resolve_policy(str(save_with_pictures(tmp_path / "model", "Gemma3"))), torch.float32, "cpu")
     assert beside_text(model) == ["model.vision_tower", "model.multi_modal_projector"]
