@@ -157,6 +157,32 @@ def judge_health(
     return Verdict("judge_health", True, missing, bounds["max_missing"], f"missing {missing:.2f}, ties {ties:.2f}")
 
 
+def judge_learnt(figures: Mapping[str, Any], bound: float | None) -> Verdict:
+    """A trained judge ranks examples that it was not trained on as their labels do: Spearman above `bound` (None: 0).
+    Where too few are held out to say, its last cross entropy without the reference is below the labels' entropy.
+
+    Args:
+        figures: see `judge_learning.check_learnt`.
+    """
+    least, found = bound or 0.0, figures["spearman"]
+    entropy, last = figures["entropy"], figures.get("ce_plain")
+    said = f"its last cross entropy without the reference is {last:.2f} nats, " if last is not None else ""
+    said += f"{'' if said else 'its '}labels have an entropy of {entropy:.2f}"
+    if figures["agreement"] is not None:
+        said += f"; their two signals agree at Spearman {figures['agreement']:+.2f}"
+    many = f"{figures['held_out']} held-out examples of {figures['held_out_prompts']} prompts"
+    if found is None:
+        passed = last is not None and last < entropy
+        message = f"what it learnt cannot be told from {many} (self_judge.held_out, or more data.prompts); {said}"
+        return Verdict("judge_learnt", passed, last, entropy, message)
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    message = f"it ranks {many} with their labels at Spearman {value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    message += ", which is not told from chance" if low <= 0 <= high else ""
+    if not value > least:
+        message += f" and not above {least:g}: the judge learnt nothing that holds for other answers"
+    return Verdict("judge_learnt", value > least, value, least, f"{message}; {said}")
+
+
 def response_health(responses: Sequence[Sequence[Response]]) -> dict[str, float]:
     """Shares and means over the responses of a round: duplicates within a prompt, truncated, distinct-2, tokens; and
     the mean -log p of a token (nats), which is the policy's entropy where it sampled at temperature 1 and top_p 1."""

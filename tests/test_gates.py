@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,34 @@ def test_sampler_agrees_gate_is_a_mean_per_token() -> None:
     silent = Responses({"p": PROMPT}, {"p": (response(0, 5, 6),)})
     unknown = gates.sampler_agrees(silent, scored(-9.0), 1e-2)
     assert not unknown.passed and unknown.value is None and "nothing tells which weights" in unknown.message
+
+
+LEARNT = {"held_out": 20, "held_out_prompts": 10, "ce_plain": 1.5, "entropy": 2.0, "agreement": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("spearman", "bound", "passed", "said"),
+    [
+        ((0.5, 0.2, 0.7), None, True, r"Spearman \+0\.50 \[\+0\.20, \+0\.70\]; its last cross entropy .* 1\.50 nats"),
+        ((0.1, -0.3, 0.5), None, True, "not told from chance"),
+        ((-0.1, -0.5, 0.3), None, False, "not above 0: the judge learnt nothing"),
+        ((0.2, 0.1, 0.3), 0.25, False, r"not above 0\.25"),
+        (None, None, True, "cannot be told from 20 held-out examples of 10 prompts"),
+    ],
+)
+def test_judge_learnt_gate_wants_a_correlation(
+    spearman: tuple[float, float, float] | None, bound: float | None, passed: bool, said: str
+) -> None:
+    found = dict(zip(("value", "low", "high"), spearman, strict=True)) if spearman else None
+    verdict = gates.judge_learnt({**LEARNT, "spearman": found}, bound)
+    assert verdict.passed == passed
+    assert re.search(said, verdict.message), verdict.message
+
+
+def test_judge_learnt_gate_compares_the_training_with_the_labels_entropy_where_too_few_are_held_out() -> None:
+    nothing = {**LEARNT, "spearman": None, "held_out": 0, "held_out_prompts": 0, "agreement": None}
+    assert gates.judge_learnt(nothing, None).passed
+    assert not gates.judge_learnt({**nothing, "ce_plain": 2.1}, None).passed
 
 
 def test_weights_moved_gate_wants_another_digest_and_other_log_probs() -> None:
