@@ -12,8 +12,10 @@ Where that is silent, each with an option: both signals are brought to 0..9 by t
 (`scaling`), averaged (`self_evaluation`: z1's weight) and rounded; the embedding is all-MiniLM-L6-v2 (`embedding`);
 equal responses to a prompt are one example. Chosen differently from that code: a score without a digit is missing and
 not 0; the prompt is the same in training and at use; a question over the cut-off loses the end of the response and
-never the digit; a tenth of the prompts is held out, to say whether the judge learnt anything. Further rounds, which the
-paper may not have, grade new responses of the same model with the judge of the round before.
+never the digit; a tenth of the prompts is held out, to say whether the judge learnt anything. The end of turn behind
+the digit is not trained: that code's cross entropy is the mean over both, of which half is left once the end is learnt,
+so in force its loss is 0.5 CE_ref + 0.15 CE_noref + 2 KL, and recipes with the authors' settings say so. Further
+rounds, which the paper may not have, grade new responses of the same model with the judge of the round before.
 """
 
 from __future__ import annotations
