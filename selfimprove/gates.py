@@ -158,29 +158,35 @@ def judge_health(
 
 
 def judge_learnt(figures: Mapping[str, Any], bound: float | None) -> Verdict:
-    """A trained judge ranks examples that it was not trained on as their labels do: Spearman above `bound` (None: 0).
-    Where too few are held out to say, its last cross entropy without the reference is below the labels' entropy.
+    """A trained judge ranks examples that it was not trained on as their labels do: Spearman above `bound`.
+
+    Without a bound: above 0, and where that is not told from chance its last cross entropy without the reference is
+    below the labels' entropy. Where too few are held out to say, the latter alone.
 
     Args:
         figures: see `judge_learning.check_learnt`.
     """
-    least, found = bound or 0.0, figures["spearman"]
-    entropy, last = figures["entropy"], figures.get("ce_plain")
-    said = f"its last cross entropy without the reference is {last:.2f} nats, " if last is not None else ""
-    said += f"{'' if said else 'its '}labels have an entropy of {entropy:.2f}"
-    if figures["agreement"] is not None:
-        said += f"; their two signals agree at Spearman {figures['agreement']:+.2f}"
+    found, entropy, last = figures["spearman"], figures["entropy"], figures.get("ce_plain")
+    below = last is not None and last < entropy
     many = f"{figures['held_out']} held-out examples of {figures['held_out_prompts']} prompts"
     if found is None:
-        passed = last is not None and last < entropy
-        message = f"what it learnt cannot be told from {many} (self_judge.held_out, or more data.prompts); {said}"
-        return Verdict("judge_learnt", passed, last, entropy, message)
-    value, low, high = (found[name] for name in ("value", "low", "high"))
-    message = f"it ranks {many} with their labels at Spearman {value:+.2f} [{low:+.2f}, {high:+.2f}]"
-    message += ", which is not told from chance" if low <= 0 <= high else ""
-    if not value > least:
-        message += f" and not above {least:g}: the judge learnt nothing that holds for other answers"
-    return Verdict("judge_learnt", value > least, value, least, f"{message}; {said}")
+        passed, value, least = below, last, entropy
+        message = f"what it learnt cannot be told from {many} (self_judge.held_out, or more data.prompts)"
+    else:
+        value, low, high = (found[name] for name in ("value", "low", "high"))
+        chance, least = low <= 0 <= high, bound or 0.0
+        passed = value > least and (below or not chance or bound is not None)
+        message = f"it ranks {many} with their labels at Spearman {value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        message += f", not above {least:g}" if not value > least else ""
+        message += ", not told from chance" if chance else ""
+    if last is not None:
+        message += f"; its last cross entropy without the reference, {last:.2f} nats, is {'' if below else 'not '}below"
+        message += f" its labels' entropy, {entropy:.2f}" + (
+            "" if below else ": it knows how frequent they are, no more"
+        )
+    if figures["agreement"] is not None:
+        message += f"; the labels' two signals agree at Spearman {figures['agreement']:+.2f}"
+    return Verdict("judge_learnt", passed, value, least, message + ("" if passed else ". The judge learnt nothing"))
 
 
 def response_health(responses: Sequence[Sequence[Response]]) -> dict[str, float]:
