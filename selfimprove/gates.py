@@ -181,9 +181,8 @@ def judge_learnt(figures: Mapping[str, Any], bound: float | None) -> Verdict:
         message += ", not told from chance" if chance else ""
     if last is not None:
         message += f"; its last cross entropy without the reference, {last:.2f} nats, is {'' if below else 'not '}below"
-        message += f" its labels' entropy, {entropy:.2f}" + (
-            "" if below else ": it knows how frequent they are, no more"
-        )
+        message += f" its labels' entropy, {entropy:.2f}"
+        message += "" if below else ": it knows how frequent they are, no more"
     if figures["agreement"] is not None:
         message += f"; the labels' two signals agree at Spearman {figures['agreement']:+.2f}"
     return Verdict("judge_learnt", passed, value, least, message + ("" if passed else ". The judge learnt nothing"))

@@ -150,7 +150,7 @@ def test_what_reads_pictures_is_not_trained_on_text(kind: str, tmp_path: Path) -
     towers = {name for name in load_file(tmp_path / "model" / "model.safetensors") if "vis" in name}
     assert towers
     listed = {**LORA, "target_modules": ["q_proj", "k_proj", "v_proj"]}  # names that towers have too
-    for number, lora in enumerate((LORA, listed)):
+    for number, lora in enumerate((LORA, listed) if kind == "Gemma3" else (LORA,)):
         for made in whole_round(tmp_path / f"lora-{number}", policy, lora):
             adapted = load_file(Path(str(made.adapter)) / "adapter_model.safetensors")
             assert adapted and not any("vis" in name or "projector" in name for name in adapted)
