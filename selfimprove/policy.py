@@ -367,7 +367,7 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedMode
     verify_policy(policy)
     try:
         model = AutoModelForCausalLM.from_pretrained(policy.base, **options)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         if "Unrecognized configuration class" in str(error):
