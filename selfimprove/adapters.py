@@ -120,7 +120,8 @@ def check_trainable(policy: Policy, lora: dict[str, Any]) -> None:
                 f"({policy.adapter})"
             )
     wanted, found = lora["target_modules"], config.get("target_modules")
-    if isinstance(wanted, list) and isinstance(found, list) and set(wanted) != set(found):
+    as_listed = not config.get("target_parameters")  # else PEFT has put experts, which are parameters now, among those
+    if as_listed and isinstance(wanted, list) and isinstance(found, list) and set(wanted) != set(found):
         raise InputError(
             f"training.lora.target_modules: {', '.join(sorted(wanted))}, but the adapter to go on with has "
             f"{', '.join(sorted(found))} ({policy.adapter})"

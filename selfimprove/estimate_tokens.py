@@ -138,11 +138,12 @@ def _self_judge(recipe: Recipe, rows: Sequence[int], rounds: int, question: int)
     reference is taken to be as long as a response can be."""
     n, new, most = recipe.sampling.n, recipe.sampling.max_new_tokens, recipe.training.max_length
     plain, reference = (n * sum(min(row + question + texts * new, most) for row in rows) for texts in (1, 2))
+    held = recipe.self_judge.held_out
     return Tokens(
         read=sum(rows),
         sampled=n * len(rows) * new,
-        scored=reference + 2 * rounds * _PROBE * plain / (n * len(rows)),
-        trained=recipe.training.epochs * (plain + reference),
+        scored=reference + held * plain + 2 * rounds * _PROBE * plain / (n * len(rows)),
+        trained=recipe.training.epochs * (1 - held) * (plain + reference),
         policies=rounds + 1,
     )
 

@@ -166,6 +166,37 @@ def judge_health(
     return Verdict("judge_health", True, missing, bounds["max_missing"], f"missing {missing:.2f}, ties {ties:.2f}")
 
 
+def judge_learnt(figures: Mapping[str, Any], bound: float | None) -> Verdict:
+    """A trained judge ranks examples that it was not trained on as their labels do: Spearman above `bound`.
+
+    Without a bound: above 0, and where that is not told from chance its last cross entropy without the reference is
+    below the labels' entropy. Where too few are held out to say, the latter alone.
+
+    Args:
+        figures: see `judge_learning.check_learnt`.
+    """
+    found, entropy, last = figures["spearman"], figures["entropy"], figures.get("ce_plain")
+    below = last is not None and last < entropy
+    many = f"{figures['held_out']} held-out examples of {figures['held_out_prompts']} prompts"
+    if found is None:
+        passed, value, least = below, last, entropy
+        message = f"what it learnt cannot be told from {many} (self_judge.held_out, or more data.prompts)"
+    else:
+        value, low, high = (found[name] for name in ("value", "low", "high"))
+        chance, least = low <= 0 <= high, bound or 0.0
+        passed = value > least and (below or not chance or bound is not None)
+        message = f"it ranks {many} with their labels at Spearman {value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        message += f", not above {least:g}" if not value > least else ""
+        message += ", not told from chance" if chance else ""
+    if last is not None:
+        message += f"; its last cross entropy without the reference, {last:.2f} nats, is {'' if below else 'not '}below"
+        message += f" its labels' entropy, {entropy:.2f}"
+        message += "" if below else ": it knows how frequent they are, no more"
+    if figures["agreement"] is not None:
+        message += f"; the labels' two signals agree at Spearman {figures['agreement']:+.2f}"
+    return Verdict("judge_learnt", passed, value, least, message + ("" if passed else ". The judge learnt nothing"))
+
+
 def response_health(responses: Sequence[Sequence[Response]]) -> dict[str, float]:
     """Shares and means over the responses of a round: duplicates within a prompt, truncated, distinct-2, tokens; and
     the mean -log p of a token (nats), which is the policy's entropy where it sampled at temperature 1 and top_p 1."""

@@ -25,6 +25,7 @@ from selfimprove.judging.rubric import Rubric, load_rubric, write_rubric
 from selfimprove.judging.similarity import find_embedding
 from selfimprove.policy import Policy, load_tokenizer, portable_name
 from selfimprove.steps import StepRequest, environment
+from selfimprove.training.stages import read_history
 
 if TYPE_CHECKING:
     from selfimprove.loop import Loop
@@ -74,7 +75,7 @@ def self_evaluation(loop: Loop, rubric: Rubric, policy: Policy, responses: Respo
         for response in its_responses:
             id = seen.setdefault(response.text, f"{prompt.id}#{response.index}")
             asked_as[prompt.id, response.index] = id
-            values = {"instruction": prompt.text, "response": response.text, "reference": str(prompt.answer)}
+            values = {"instruction": prompt.conversation, "response": response.text, "reference": str(prompt.answer)}
             questions[id] = rubric.messages(values, "reference")
     asked = ask_judge(loop, Judge(rubric, Reader(), policy), questions, "self-evaluation with the reference")
     return {place: asked.verdicts[id][0] for place, id in asked_as.items()}
@@ -144,7 +145,7 @@ def labelled_examples(
         if (prompt.id, response.text) in kept:
             continue  # the same example again
         kept.add((prompt.id, response.text))
-        values = {"instruction": prompt.text, "response": response.text, "reference": str(prompt.answer)}
+        values = {"instruction": prompt.conversation, "response": response.text, "reference": str(prompt.answer)}
         found = [question_ids(tokenizer, rubric, values, variant, loop.data.room) for variant in ("reference", "")]
         if found[0] is None or found[1] is None:
             missing[_TOO_LONG] += 1
@@ -172,8 +173,7 @@ def _report(
     missing: Mapping[str, int],
     cut: int,
 ) -> None:
-    both = [(a, b) for place, a in own.items() if a is not None and (b := similar[place]) is not None]
-    varied = len(both) > 2 and all(len({pair[i] for pair in both}) > 1 for i in (0, 1))
+    both = _both(own, similar)
     lengths = [len(by.text) for by in responses.all()]
     share = sum(missing.values()) / max(len(own), 1)
     counts = Counter(one.label for one in examples)
@@ -185,7 +185,7 @@ def _report(
         "labels": [counts[digit] for digit in range(HIGHEST + 1)],
         "missing": dict(missing),
         "cut": cut,
-        "agreement": float(spearmanr(*zip(*both, strict=True)).statistic) if varied else None,
+        "agreement": agreement(own, similar),
         "self_evaluation": _spread([a for a, _ in both]),
         "similarity": _spread([b for _, b in both]),
         "mean_length": float(np.mean(lengths)),
@@ -205,6 +205,17 @@ def _report(
     loop.check(gates.judge_health(share, 0.0, loop.recipe.gates.model_dump()))
 
 
+def _both(own: Grades, similar: Grades) -> list[tuple[float, float]]:
+    return [(a, b) for place, a in own.items() if a is not None and (b := similar[place]) is not None]
+
+
+def agreement(own: Grades, similar: Grades) -> float | None:
+    """Spearman of z1 and z2; None where either says nothing."""
+    both = _both(own, similar)
+    varied = len(both) > 2 and all(len({pair[i] for pair in both}) > 1 for i in (0, 1))
+    return float(spearmanr(*zip(*both, strict=True)).statistic) if varied else None
+
+
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
@@ -212,8 +223,8 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"low": float(low), "median": float(middle), "high": float(high)}
 
 
-def train_judge(loop: Loop, start: Policy, examples: Sequence[Example]) -> Policy:
-    """A judge from `start`, as a durable training step; see `training/judge_trainer.py`."""
+def train_judge(loop: Loop, start: Policy, examples: Sequence[Example]) -> tuple[Policy, Sequence[Mapping[str, float]]]:
+    """A judge from `start`, as a durable training step, and its history; see `training/judge_trainer.py`."""
     judge, tokenizer = loop.recipe.self_judge, loop.tokenizer
     digits = digit_tokens(tokenizer)
     rows = [(tuple(one.row["plain_ids"]), (digits.ids[one.label], end_of_turn_id(tokenizer))) for one in examples]
@@ -221,7 +232,7 @@ def train_judge(loop: Loop, start: Policy, examples: Sequence[Example]) -> Polic
     options = loop.training_options("judge")
     options |= judge.model_dump(include={"ce_reference", "ce_plain", "distillation"})
     options["digit_ids"] = list(digits.ids)
-    trained, _ = loop.train(
+    trained, artefact = loop.train(
         "judge",
         start,
         options,
@@ -231,7 +242,7 @@ def train_judge(loop: Loop, start: Policy, examples: Sequence[Example]) -> Polic
     )
     probe = _probe(examples, digits.ids)
     loop.check_moved(start, trained, probe, loop.log_probs(probe, start), loop.log_probs(probe, trained))
-    return trained
+    return trained, read_history(artefact.folder)
 
 
 def _next(loop: Loop) -> int:

@@ -161,7 +161,9 @@ class SelfJudge(Strict):
     rubric: what the judge is asked, with parser `digits` and a prompt that shows a reference. embedding: the sentence
     embedding of z2. self_evaluation: z1's weight in the label (1: it alone, 0: similarity alone). scaling: how both are
     brought to 0..9 over the training set. ce_reference, ce_plain, distillation: weights of the loss's three parts.
-    restart: every round's judge is trained from the judged model, not from the judge before.
+    restart: every round's judge is trained from the judged model, not from the judge before. held_out: the share of a
+    round's prompts whose examples are not trained on but ranked by the judge. min_correlation: the run stops where
+    Spearman's correlation with their labels is not above it; without it that is only said.
     """
 
     rubric: str = "self-judge"
@@ -172,6 +174,8 @@ class SelfJudge(Strict):
     ce_plain: Annotated[float, Field(ge=0)] = 0.3
     distillation: Annotated[float, Field(ge=0)] = 2.0
     restart: bool = True
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    min_correlation: Annotated[float, Field(ge=-1, le=1)] | None = None
 
     @model_validator(mode="after")
     def _learns_to_judge_alone(self) -> Self:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from selfimprove.adapters import adapter_config, added_rows, attach, tokenizer_folder
 from selfimprove.artefacts import Artefact, digest_of, file_digest, write_json
 from selfimprove.builtin import BUILTINS, cache_folder, fetch_builtin
+from selfimprove.configuration import without_router_loss
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.opening import PLAIN, Opening
 
@@ -371,12 +372,19 @@ def load_base(policy: Policy, dtype: torch.dtype, device: str) -> PreTrainedMode
     verify_policy(policy)
     try:
         model = AutoModelForCausalLM.from_pretrained(policy.base, **options)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        if "Unrecognized configuration class" in str(error):
+            name = ", ".join(read_config(Path(policy.base)).get("architectures") or ["model"])
+            raise InputError(
+                f"model: {policy.base} is a {name}, which the installed Transformers does not open as a language model "
+                "(AutoModelForCausalLM); use a model of text, or the language model of this one saved by itself"
+            ) from error
         said = " ".join(str(error).split())[:500]
         raise InputError(f"model: {policy.base} cannot be loaded: {said}") from error
     model = model.to(device).eval()
+    without_router_loss(model)
     from selfimprove.scoring.selftest import check_cache  # scoring needs this module
 
     check_cache(model, policy)

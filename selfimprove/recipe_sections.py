@@ -192,7 +192,7 @@ class Gates(Strict):
     disabled: tuple[
         Literal[
             "rendering", "dpo_start", "sampler_agrees", "weights_moved", "consistency", "no_leak", "judge_health",
-            "degeneration", "first_attempt", "change_rate", "copy_rate", "kl", "reward_coverage",
+            "judge_learnt", "degeneration", "first_attempt", "change_rate", "copy_rate", "kl", "reward_coverage",
             "telling", "sampler_kl",
         ],
         ...,

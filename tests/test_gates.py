@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,33 @@ def test_sampler_agrees_gate_is_a_mean_per_token() -> None:
     silent = Responses({"p": PROMPT}, {"p": (response(0, 5, 6),)})
     unknown = gates.sampler_agrees(silent, scored(-9.0), 1e-2)
     assert not unknown.passed and unknown.value is None and "nothing tells which weights" in unknown.message
+
+
+LEARNT = {"held_out": 20, "held_out_prompts": 10, "ce_plain": 1.5, "entropy": 2.0, "agreement": 0.3}
+NOTHING = "not below its labels' entropy, 2.00: it knows how frequent they are, no more.*The judge learnt nothing$"
+
+
+@pytest.mark.parametrize(
+    ("spearman", "last", "bound", "passed", "said"),
+    [
+        ((0.5, 0.2, 0.7), 1.5, None, True, r"Spearman \+0\.50 \[\+0\.20, \+0\.70\]; its last .* 1\.50 nats, is below"),
+        ((0.5, 0.2, 0.7), 2.1, None, True, "is not below"),
+        ((0.1, -0.3, 0.5), 1.5, None, True, "not told from chance"),
+        ((0.1, -0.3, 0.5), 2.1, None, False, NOTHING),
+        ((0.1, -0.3, 0.5), 2.1, 0.05, True, "is not below"),
+        ((-0.1, -0.5, 0.3), 1.5, None, False, "not above 0, not told from chance.*The judge learnt nothing$"),
+        ((0.2, 0.1, 0.3), 1.5, 0.25, False, r"not above 0\.25;"),
+        (None, 1.5, None, True, "cannot be told from 20 held-out examples of 10 prompts"),
+        (None, 2.1, None, False, NOTHING),
+    ],
+)
+def test_judge_learnt_gate_wants_a_correlation_or_else_a_cross_entropy_below_the_labels_own(
+    spearman: tuple[float, float, float] | None, last: float, bound: float | None, passed: bool, said: str
+) -> None:
+    found = dict(zip(("value", "low", "high"), spearman, strict=True)) if spearman else None
+    verdict = gates.judge_learnt({**LEARNT, "spearman": found, "ce_plain": last}, bound)
+    assert verdict.passed == passed
+    assert re.search(said, verdict.message), verdict.message
 
 
 def test_weights_moved_gate_wants_another_digest_and_other_log_probs() -> None:

@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove.judging.labels import combined_labels, scaled
+from selfimprove.shipped import recipe_file
 from selfimprove.training.judge_loss import self_distillation_loss
 
 LABELS = torch.tensor([0, 2, 1])
@@ -72,6 +75,20 @@ def test_a_plain_reference_says_the_same() -> None:
             + 2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
         )
         assert loss[row].item() == pytest.approx(slow, rel=1e-9)
+
+
+def test_the_recipes_weights_are_the_authors_in_force_where_the_end_is_learnt() -> None:
+    """Theirs: the mean cross entropy over digit and end of sequence, and the KL at the digit alone (kd.py)."""
+    reference, plain = logits(0), logits(1)
+    end = torch.tensor([[0.0, 0.0, 0.0, 400.0]] * 3, dtype=torch.float64)  # token 3, certain
+    targets = torch.cat([LABELS, torch.full((3,), 3)])
+    means = [F.cross_entropy(torch.cat([one, end]), targets) for one in (reference, plain)]
+    kl = F.kl_div(plain.log_softmax(-1), reference.softmax(-1), reduction="batchmean")
+    theirs = means[0] + 0.3 * means[1] + 2 * kl
+    for name in ("llama-2-13b-chat/self-judge", "llama-3.1-8b-instruct/self-judge"):
+        weights = yaml.safe_load(recipe_file(name).read_text())["self_judge"]
+        ours, _ = self_distillation_loss(reference, plain, LABELS, **weights)
+        torch.testing.assert_close(ours.mean(), theirs)
 
 
 def test_half_precision_keeps_small_probabilities() -> None:

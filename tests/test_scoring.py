@@ -71,6 +71,33 @@ def test_scores_are_those_of_a_plain_forward_in_any_batch(model: Any, batch_toke
         assert_as_by_hand(model, groups, summed_log_probs(model, groups, batch_tokens), 1e-5)
 
 
+def test_responses_of_one_token_are_read_from_their_prompts_last_logits(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge's ten digits need neither ten copies of a prompt's keys and values nor any."""
+    digits = tuple((token,) for token in range(20, 30))
+    groups = [Group(prompt, digits) for prompt in ((5, 6, 7), (8,), tuple(range(40, 60)))]
+    through_caches = [
+        row[:-1] for row in summed_log_probs(model, [Group(g.prompt_ids, (*digits, (9, 9))) for g in groups], 4096)
+    ]
+    rows = list[int]()
+    forward = type(model).forward
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        assert not kwargs["use_cache"]
+        rows.append(len(kwargs["input_ids"]))
+        return forward(self, *args, **kwargs)
+
+    advanced = list[int]()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(model), "forward", watched)
+        scored = summed_log_probs(model, groups, 4096, advanced.append)
+    assert (sum(rows), sum(advanced)) == (len(groups), 10 * len(groups))
+    for found, expected in zip(scored, through_caches, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+    assert_as_by_hand(model, groups[:1], scored[:1], 1e-5)
+
+
 token_ids = st.integers(3, VOCABULARY - 1)
 texts = st.lists(token_ids, min_size=1, max_size=9).map(tuple)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,17 @@ from conftest import write_jsonl
 from rich.console import Console
 
 import selfimprove
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.data.rows import RenderedPrompt, Response
+from selfimprove.errors import GateError, InputError, RunFailed
+from selfimprove.judge_learning import entropy, held_out_prompts, hold_out, last_figures
+from selfimprove.judge_training import Example
 from selfimprove.judging.digits import digit_tokens, question_ids
 from selfimprove.judging.labels import combined_labels
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.judging.similarity import cosines, find_embedding
 from selfimprove.policy import load_tokenizer, resolve_policy
 from selfimprove.recipe import Recipe
+from selfimprove.reporting.outcome import outcome_sentences
 from selfimprove.reporting.terminal import Progress
 from selfimprove.training.judge_trainer import JudgeTrainer, QuestionCollator
 
@@ -38,6 +44,7 @@ def judge_recipe(tiny_recipe: Callable[..., Recipe], tiny_data: Path) -> Callabl
             "data": {"prompts": "labelled.jsonl", "prompts_per_round": 6},
             "sampling": {"n": 2, "max_new_tokens": 6},
             "rounds": 1,
+            "self_judge": {"held_out": 0.0},  # the few are trained on
             "training": {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3, "epochs": 3, "max_length": 512},
             "gates": {"disabled": ["degeneration"]},
             "evaluate": [],
@@ -75,6 +82,65 @@ def test_a_judge_is_trained_and_anyone_can_load_it(judge_recipe: Callable[..., R
     assert "What did the judge learn from?" in Path(result.report).read_text()
     again = run(recipe)
     assert all(event["reused"] for event in events_of(again, "step")[len(events_of(result, "step")) :])
+
+
+def test_what_the_judge_learnt_is_said_with_its_path(judge_recipe: Callable[..., Recipe]) -> None:
+    """Of 12 prompts 3 are held out: too few to rank, so the gate looks at the training."""
+    recipe = judge_recipe(data={"prompts_per_round": 12}, self_judge={"held_out": 0.25})
+    result = run(recipe)
+    (learnt,), (labels,) = events_of(result, "learnt"), events_of(result, "labels")
+    (training,) = events_of(result, "training")
+    assert learnt["trained"] + learnt["held_out"] == labels["examples"] and learnt["held_out_prompts"] == 3
+    assert training["examples"] == learnt["trained"]
+    assert learnt["spearman"] is None and learnt["agreement"] == labels["agreement"]
+    last = training["history"][-max(1, len(training["history"]) // 4) :]
+    assert learnt["ce_plain"] == pytest.approx(sum(row["ce_plain"] for row in last) / len(last), abs=1e-3)
+    assert learnt["learnt"] == (learnt["ce_plain"] < learnt["entropy"])
+    assert not any(event["gate"] == "judge_learnt" for event in events_of(result, "gate"))
+    notes = " ".join(event["text"] for event in events_of(result, "note"))
+    assert learnt["learnt"] or f"judge M1: {learnt['message']}" in notes
+    (said,) = [one for one in outcome_sentences(result.events) if one.startswith("Judge ")]
+    assert said.startswith(f"Judge {Path(recipe.output) / 'judge'}: what it learnt cannot be told from 6 held-out")
+    assert "below its labels' entropy" in said
+    assert said in " ".join(html.unescape(Path(result.report).read_text()).split())
+
+
+def test_a_judge_whose_scores_say_nothing_stops_a_run_that_sets_a_bound(judge_recipe: Callable[..., Recipe]) -> None:
+    given = {"data": {"prompts_per_round": 12}, "training": {"learning_rate": 1e-6}}
+    result = run(judge_recipe(**given, self_judge={"held_out": 0.5}))
+    (learnt,) = events_of(result, "learnt")
+    assert -1 <= learnt["spearman"]["low"] <= learnt["spearman"]["value"] <= learnt["spearman"]["high"] <= 1
+    assert result.policy is not None
+    with pytest.raises(GateError, match=r"judge_learnt.*Spearman .* not above 0\.99"):
+        run(judge_recipe(**given, self_judge={"held_out": 0.5, "min_correlation": 0.99}))
+
+
+def test_responses_to_a_prompt_are_held_out_together_and_most_stay_out_in_other_rounds() -> None:
+    ids = [f"p{number}" for number in range(100) for _ in range(2)]
+    apart = held_out_prompts(ids, 0.1, 0)
+    assert len(apart) == 10 and apart < set(ids)
+    assert held_out_prompts(ids[::-1], 0.1, 0) == apart != held_out_prompts(ids, 0.1, 1)
+    assert apart - {"p99"} <= held_out_prompts(ids[:-2], 0.11, 0)
+    assert held_out_prompts(ids, 0.0, 0) == held_out_prompts(["p"], 0.9, 0) == set()
+
+
+def test_where_one_label_would_be_left_nothing_is_held_out() -> None:
+    def example(number: int, label: int) -> Any:
+        return Example(RenderedPrompt(f"p{number}", (1,), ""), Response(f"p{number}", 0, (2,), "stop", ""), label, {})
+
+    examples = [example(0, 3), example(1, 3), example(2, 5)]
+    apart = held_out_prompts([one.prompt.id for one in examples], 0.34, 0)
+    one_left = [example(number, 5 if f"p{number}" in apart else 3) for number in range(3)]
+    assert hold_out(one_left, 0.34, 0) == (one_left, [])
+    kept, held = hold_out([example(number, number) for number in range(3)], 0.34, 0)
+    assert (len(kept), [one.prompt.id for one in held]) == (2, list(apart))
+
+
+def test_the_labels_entropy_and_the_last_figures_by_hand() -> None:
+    assert entropy([3, 3, 5, 5]) == pytest.approx(math.log(2)) and entropy([7] * 4) == 0
+    assert entropy([1, 2, 2, 2]) == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+    history = [{"ce_plain": float(number)} for number in range(8)]
+    assert last_figures(history) == {"ce_plain": 6.5} and last_figures([]) == {}
 
 
 def test_only_the_signal_that_counts_is_needed_for_a_label(judge_recipe: Callable[..., Recipe]) -> None:

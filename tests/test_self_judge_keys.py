@@ -26,6 +26,8 @@ SELF_JUDGE: dict[str, tuple[dict[str, Any], set[str]]] = {
     "ce_plain": ({"self_judge": {"ce_plain": 0.5}}, {"judge"}),
     "distillation": ({"self_judge": {"distillation": 0.5}}, {"judge"}),
     "restart": ({"self_judge": {"restart": False}}, set()),  # of the policy that a later round starts from
+    "held_out": ({"self_judge": {"held_out": 0.2}}, set()),  # of the rows that are trained
+    "min_correlation": ({"self_judge": {"min_correlation": 0.1}}, set()),  # of a gate
 }
 OPTIONS = {f"self_judge.{name}" for name in SELF_JUDGE}
 OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {

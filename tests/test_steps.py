@@ -725,7 +725,10 @@ def test_the_manifest_says_what_a_result_was_made_of(tiny_policy: Policy, tmp_pa
 
 # ---- a step whose code changes has a new version
 
-_LOADING = ("selfimprove.policy:load_base", "selfimprove.policy:pick_dtype", "selfimprove.policy:ModelPool.get")
+_LOADING = (
+    *("selfimprove.configuration", "selfimprove.policy:load_base", "selfimprove.policy:pick_dtype"),
+    "selfimprove.policy:ModelPool.get",
+)
 _PREFILL = (
     "selfimprove.batching:prefill",
     "selfimprove.batching:positions",
@@ -737,17 +740,15 @@ _SCORING = (
     *("selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
     *("selfimprove.scoring.whole", "selfimprove.policy:longrope_change"),
 )
-_TRAINING = tuple(
-    f"selfimprove.training.stages:{name}"
-    for name in (
-        "training_arguments",
-        "trainable_model",
-        "run_training",
-        "padded",
-        "batch_split",
-        "save_policy",
-        "optimizer_steps",
-    )
+_TRAINING = (
+    *(
+        f"selfimprove.training.stages:{name}"
+        for name in (
+            *("training_arguments", "trainable_model", "run_training", "padded", "batch_split", "save_policy"),
+            "optimizer_steps",
+        )
+    ),
+    "selfimprove.training.trained_parts",
 )
 _REWARDS = (
     *(f"selfimprove.judging.{name}" for name in ("rewarding", "reward_readers", "reward_model", "functions", "rubric")),
@@ -830,7 +831,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.training.stages:train_sft",
         "selfimprove.training.stages:Checkpoints.on_step_end",
         *_TRAINING,
-        *_LOADING[:2],
+        *_LOADING[:3],
     ),
     "rewards": (
         "selfimprove.worker:_rewards",
@@ -875,7 +876,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.batching:pad_left",
         "selfimprove.batching:positions",
         *_TRAINING,
-        *_LOADING[:2],
+        *_LOADING[:3],
     ),
     "dpo": (
         "selfimprove.worker:_dpo",
@@ -888,7 +889,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.batching:positions",
         "selfimprove.scoring:token_log_probs",
         *_TRAINING,
-        *_LOADING[:2],
+        *_LOADING[:3],
     ),
 }
 

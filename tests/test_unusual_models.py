@@ -46,6 +46,15 @@ def test_a_base_that_needs_a_library_is_refused_in_words(tmp_path: Path, method:
         load_base(policy, torch.float32, "cpu")
 
 
+def test_an_architecture_that_transformers_itself_cannot_build_is_refused_in_words(tmp_path: Path) -> None:
+    import torch
+
+    built = {"model_type": "dbrx", "architectures": ["DbrxForCausalLM"]}  # 5.19: its configuration lacks a rope_theta
+    policy = resolve_policy(str(changed(tmp_path / "base", **built)))
+    with pytest.raises(InputError, match=r"base cannot be loaded: 'Dbrx"):
+        load_base(policy, torch.float32, "cpu")
+
+
 def larger(folder: Path, template: str) -> Path:
     """A model whose tokenizer has 2,000 ids more than it has embeddings; `template` may use the last of them."""
     save_tiny_model(folder)

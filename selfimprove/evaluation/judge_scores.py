@@ -101,7 +101,7 @@ def measure_scores(
 
     def statistics(rows: NDArray[np.int64]) -> Floats:
         own, gold = values[rows], some.gold[rows]
-        found = (_pearson(own, gold), _spearman(own, gold), _kendall(own, gold), auroc(own, gold >= good_from))
+        found = (_pearson(own, gold), spearman(own, gold), _kendall(own, gold), auroc(own, gold >= good_from))
         return np.array([math.nan if one is None else one for one in (*found, _area(own, gold))])
 
     drawn = resampled(statistics, some, resamples, seed)
@@ -144,7 +144,8 @@ def _pearson(scores: Floats, gold: Floats) -> float | None:
     return float(np.clip((a @ b) / math.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
-def _spearman(scores: Floats, gold: Floats) -> float | None:
+def spearman(scores: Floats, gold: Floats) -> float | None:
+    """Average ranks for ties; None where scores or gold are all equal."""
     return _pearson(stats.rankdata(scores), stats.rankdata(gold)) if len(scores) else None
 
 
@@ -193,7 +194,7 @@ def thinned(kept: Floats, points: int = CURVE_POINTS) -> list[list[float]]:
 def _within(scores: Floats, graded: Graded) -> dict[str, float] | None:
     """Mean over prompts of Spearman's correlation over their responses; None where both vary in none."""
     rows = (np.flatnonzero(graded.prompts == prompt) for prompt in np.unique(graded.prompts))
-    each = [found for own in rows if (found := _spearman(scores[own], graded.gold[own])) is not None]
+    each = [found for own in rows if (found := spearman(scores[own], graded.gold[own])) is not None]
     return with_interval(bootstrap_interval(each), len(each)) if each else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from selfimprove.reporting.events import Event
 from selfimprove.reporting.score_stages import mean_and_error
-from selfimprove.reporting.summary import count, dig, fixed, numbers, of_kind, round_number, text
+from selfimprove.reporting.summary import count, dig, fixed, numbers, of_kind, round_number, text, with_interval
 from selfimprove.reporting.tables import Table, as_dict, as_list
 
 _FIGURES = {
@@ -61,6 +61,33 @@ def labelled_table(events: Sequence[Event]) -> Table:
         for one in map(as_dict, as_list(event.get("shown")))
     ]
     return Table(["round", "instruction", "reference", "response", "z1", "z2", "label"], rows)
+
+
+def learnt_table(events: Sequence[Event]) -> Table:
+    """What every judge's training came to, on examples that were held out and by its last figures."""
+    rows = []
+    for event in of_kind(events, "learnt"):
+        rows.append(
+            [
+                text(event.get("policy")),
+                *(count(event.get(name)) for name in ("trained", "held_out", "held_out_prompts")),
+                with_interval(event.get("spearman"), "value", digits=2, sign=True),
+                *(fixed(event.get(name), 2) for name in ("ce_reference", "ce_plain", "entropy")),
+                fixed(event.get("agreement"), 2, sign=True),
+            ]
+        )
+    columns = ["judge", "trained on", "held out", "of prompts", "Spearman of scores and labels there [95%]"]
+    columns += ["last CE with the reference, nats", "without", "the labels' entropy", "z1 and z2, Spearman"]
+    return Table(columns, rows)
+
+
+def judge_sentence(events: Sequence[Event]) -> str:
+    """Which judge is where, and what the gate found of it; empty where the run made none."""
+    made = next(reversed(of_kind(events, "judge")), None)
+    if made is None:
+        return ""
+    found = [one for one in of_kind(events, "learnt") if one.get("policy_digest") == made.get("policy_digest")]
+    return f"Judge {text(made.get('path'))}" + (f": {text(found[-1].get('message'))}." if found else ".")
 
 
 def judge_training_table(events: Sequence[Event]) -> Table:

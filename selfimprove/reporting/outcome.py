@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfimprove.reporting.events import Event
+from selfimprove.reporting.label_tables import judge_sentence
 from selfimprove.reporting.summary import (
     count,
     dig,
@@ -55,6 +56,8 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
         if text(done.get("policy")) == text(first.get("policy")):
             sentence += f"; {text(first.get('policy'))} is kept: no round is better on the development suite"
         found.append(sentence + ".")
+    if judge := judge_sentence(events):
+        found.append(judge)
     return found
 
 

@@ -206,11 +206,14 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
             "z1 is the model's own grade of a response, the reference before it: the expected value of a digit. z2 "
             "is the cosine of the response's and the reference's sentence embeddings. The label is made of both. Cut: "
             "responses that were too long. Error: how far the expected digit is from the label; KL: from the pass with "
-            "the reference to the one without.",
+            "the reference to the one without. Held out: examples of prompts that the judge was not trained on, scored "
+            "without the reference. A judge whose cross entropy is not below the labels' entropy knows no more than "
+            "how frequent they are.",
             [
                 ("Labels", label_tables.labels_table(events)),
                 ("Some labels", label_tables.labelled_table(events)),
                 ("Training of the judge", label_tables.judge_training_table(events)),
+                ("What it learnt", label_tables.learnt_table(events)),
             ],
         ),
         (

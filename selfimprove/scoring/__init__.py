@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from selfimprove.batching import pad_right, positions, prefill, token_budget_batches
+from selfimprove.batching import pad_left, pad_right, positions, prefill, token_budget_batches
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def summed_log_probs(
     """Summed log-probability (nats) of each response given its prompt.
 
     The prompt is computed once for its responses, and only positions that predict a response token go through
-    the LM head; log-softmax and sums are fp32 or wider whatever the model's type.
+    the LM head; log-softmax and sums are fp32 or wider whatever the model's type. Where all responses of a prompt are
+    one token long, as a judge's digits are, they are read from its last logits.
 
     Args:
         model: a causal LM in evaluation mode (inside its policy's context, see `ModelPool.get`).
@@ -54,15 +55,24 @@ def summed_log_probs(
     budget = min(batch_tokens, _LOGIT_BUDGET // vocabulary * (1 + _mean_prompt(groups) // longest))
     results = [[0.0] * len(group.responses) for group in groups]
     continued, whole = split_long(model, groups)
-    costs = [len(places) * (len(groups[i].prompt_ids) + _longest(groups[i], places)) for i, places in continued]
-    for batch in token_budget_batches(costs, budget):
-        here = [continued[k] for k in batch]
-        parts = [Group(groups[i].prompt_ids, tuple(groups[i].responses[j] for j in places)) for i, places in here]
-        scored = iter(_score_batch(model, parts))
-        for i, places in here:
-            for j in places:
-                results[i][j] = next(scored)
-        advance(sum(len(part.responses) for part in parts))
+    by_length: dict[bool, list[tuple[int, list[int]]]] = {False: [], True: []}
+    for i, places in continued:
+        by_length[_longest(groups[i], places) > 1].append((i, places))
+    for longer, some in by_length.items():
+        score = _score_batch if longer else _score_first_tokens
+        rows = [len(places) if longer else 1 for _, places in some]
+        costs = [
+            n * (len(groups[i].prompt_ids) + _longest(groups[i], places))
+            for n, (i, places) in zip(rows, some, strict=True)
+        ]
+        for batch in token_budget_batches(costs, budget):
+            here = [some[k] for k in batch]
+            parts = [Group(groups[i].prompt_ids, tuple(groups[i].responses[j] for j in places)) for i, places in here]
+            scored = iter(score(model, parts))
+            for i, places in here:
+                for j in places:
+                    results[i][j] = next(scored)
+            advance(sum(len(part.responses) for part in parts))
     texts = [(groups[i].prompt_ids, groups[i].responses[j]) for i, j in whole]
     for batch, log_probs in whole_log_probs(model, texts, budget):
         for k, log_prob in zip(batch, log_probs, strict=True):
@@ -98,6 +108,18 @@ def _score_batch(model: Any, groups: Sequence[Group]) -> list[float]:
         ).logits
         totals += (token_log_probs(logits, ids[:, 1:]) * mask[:, 1:]).double().sum(dim=1)
     return totals.tolist()
+
+
+def _score_first_tokens(model: Any, groups: Sequence[Group]) -> list[float]:
+    """Of responses of one token: they are in their prompt's last logits, so a prompt is one row and has no cache."""
+    ids, mask = (tensor.to(model.device) for tensor in pad_left([group.prompt_ids for group in groups], 0))
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=1
+    ).logits[:, -1]
+    tokens, asked = pad_right([[response[0] for response in group.responses] for group in groups], 0)
+    wide = logits.float()
+    found = wide.gather(1, tokens.to(model.device)) - wide.logsumexp(dim=-1, keepdim=True)
+    return found.double()[asked.to(model.device) == 1].tolist()
 
 
 def token_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

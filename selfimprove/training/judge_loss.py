@@ -16,6 +16,9 @@ def self_distillation_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """L = CE_ref + 0.3 CE_noref + 2 KL( stopgrad p_ref || p_noref ), one value (nats) for each example.
 
+    The authors' code (kd.py) has these weights on other parts: its cross entropies are means over the digit and the end
+    of sequence behind it, its KL is the digit's alone. Where the end is learnt that is 0.5, 0.15 and 2 of these parts.
+
     p_ref and p_noref are one model's distributions over the whole vocabulary where the digit is predicted, once with
     the reference in the prompt and once without. The teacher is the very model that is trained: no gradient goes
     through it in the KL, whose own gradient in the plain logits is distillation (p_noref - p_ref).

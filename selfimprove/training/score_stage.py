@@ -17,11 +17,12 @@ from transformers import TrainingArguments
 
 from selfimprove.adapters import attach
 from selfimprove.artefacts import explained_write, read_rows
+from selfimprove.configuration import as_configured
 from selfimprove.errors import InputError
 from selfimprove.judging.rewarding import make_checker
 from selfimprove.policy import Policy, load_base, model_digest, pick_device
 from selfimprove.sampling import Decoding, make_sampler
-from selfimprove.training.dropout import as_configured, without_dropout
+from selfimprove.training.dropout import without_dropout
 from selfimprove.training.rollouts import Plan
 from selfimprove.training.sample_log import FOLDER
 from selfimprove.training.score_trainer import REFERENCE_ADAPTER, ScoreTrainer, Tools

@@ -18,18 +18,21 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from selfimprove.adapters import attach, check_trainable, name_base, tokenizer_folder
 from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
 from selfimprove.chat import end_of_turn_id
+from selfimprove.configuration import as_configured
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
 from selfimprove.policy import Policy, load_base, model_digest, pick_device
-from selfimprove.training.dropout import as_configured, without_dropout
+from selfimprove.training.dropout import without_dropout
+from selfimprove.training.head import check_head
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
 from selfimprove.training.trackers import PROJECT, tracked
+from selfimprove.training.trained_parts import train_all_weights, without_adapters
 
 Advance = Callable[[int], None]
 _WHOLE = "whole"  # marks a checkpoint that was written to its end
@@ -152,28 +155,34 @@ def trainable_model(policy: Policy, options: dict[str, Any], device: str, seed: 
     dtype = torch.bfloat16 if half and lora else torch.float32
     # With several processes the trainer places each one's copy on its own device.
     model = load_base(policy, dtype, device if world_size() == 1 else "cpu")
+    if model.base_model is model:  # (Llama 4) its prefix names no part of it, where TRL's head looks for the body
+        bodies = [name for name, part in model.named_children() if isinstance(part, PreTrainedModel)]
+        model.base_model_prefix = next(iter(bodies), "")
     set_seed(seed)
     if policy.adapter is not None:
         if lora:
             check_trainable(policy, lora)
         model = attach(model, policy, trainable=bool(lora))
-        return model if lora else model.merge_and_unload().requires_grad_(True)  # PEFT froze the base
+        return model if lora else train_all_weights(model.merge_and_unload())
     if not lora:
-        return model
+        return train_all_weights(model)
     from peft import LoraConfig, get_peft_model
 
     # PEFT's default initialisation has B = 0, so the new adapter is the identity and the policy is its own
     # reference at step 0 (CREAM's released code draws B at random, where it is not).
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora["r"],
-            lora_alpha=lora["alpha"],
-            lora_dropout=lora["dropout"],
-            target_modules=lora["target_modules"],
-        ),
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=lora["target_modules"],
+        exclude_modules=without_adapters(model),
     )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"training.lora.target_modules: no adapter fits {type(model).__name__}: {said}") from error
 
 
 def run_training(trainer: Any, folder: Path, callback: Checkpoints) -> None:
@@ -237,6 +246,7 @@ def train_sft(folder: Path, task: dict[str, Any], advance: Advance) -> None:
         train_dataset=data,
         processing_class=fresh_tokenizer(policy),
     )
+    check_head(trainer.model, policy)
     total = optimizer_steps(len(rows), options["batch_size"], options["epochs"])
     keep_at = options.get("keep_at")
     middle = {max(1, round(total * keep_at)): "policy-middle"} if keep_at else {}
@@ -277,6 +287,8 @@ def train_preference(folder: Path, task: dict[str, Any], advance: Advance) -> No
     if hasattr(trainer.model, "peft_config") and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL's copy of the start adapter; nothing here reads it
     without_dropout(trainer.model)  # TRL's sees modules only, and most attention keeps its rate elsewhere
+    if device != "cpu":  # there the loss is from the model's own logits
+        check_head(trainer.model, policy)
     trainer.add_callback(_FirstLoss(trainer, task, folder))
     run_training(trainer, folder, Checkpoints(folder, {}, advance))
 

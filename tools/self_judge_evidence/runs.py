@@ -24,6 +24,7 @@ def recipe_of(kind: str, seed: int, folder: Path) -> Recipe:
     same grades, and the same answers to judge."""
     places = [f"seed={seed}", f"output={folder / f'{kind}-{seed}'}", f"store={folder / f'store-{seed}'}"]
     places += ["sampling.backend=transformers"]  # the same draws wherever vLLM is installed
+    places += ["self_judge.held_out=0"]  # all are trained on, as by the runs of the page
     return load_recipe(RECIPE, [*places, f"evaluate=[{SUITE}]", *KINDS[kind]])
 
 
