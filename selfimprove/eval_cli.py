@@ -354,11 +354,13 @@ def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: 
         )
     out.print(table)
     out.print(
-        "\\[95%] by bootstrap over instructions; mean length in characters; LC, at equal lengths: "
+        "\\[95%] over instructions; mean length in characters; LC, at equal lengths: "
         + ("corrected, not comparable with published numbers." if corrected else "as published (docs/evaluation.md)."),
         highlight=False,
     )
     for one in found:
+        if warning := one.warning():
+            out.print(Text(f"{printable(one.model)}: {warning}"))
         if one.uncontrolled:
             out.print(Text(f"No LC win rate of {printable(one.model)}: {one.uncontrolled}."))
 
