@@ -60,7 +60,7 @@ def acceptance_figures(
         "pass_1": share if by_threshold else None,
         "pass_k": _shares([float(any(row)) for row in right]) if right and by_threshold else None,
         "lenient_1": _shares([float(np.mean(row)) for row in forgiving]) if forgiving else None,
-        "distinct": _shares(distinct) if distinct else None,
+        "distinct": _means(distinct) if distinct else None,
         "entropy": _entropy(responses),
         "without": without,
         "missing_share": lost / len(everything),
