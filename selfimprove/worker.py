@@ -148,13 +148,14 @@ def _function(folder: Path, task: dict[str, Any], shard: int, advance: Advance) 
 
 def _ask_server(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.judging.chat_server import ChatServer
-    from selfimprove.sampling.journal import Journal
+    from selfimprove.sampling.journal import Journal, SharedJournal
     from selfimprove.sampling.server import Server
 
-    options, journal = task["options"], folder / "journal.jsonl"
+    options, journal, shared = task["options"], folder / "journal.jsonl", task["execution"].get("paid")
+    paid = SharedJournal(Path(shared)) if shared else None
     rows = read_rows(folder / "inputs" / "questions.arrow")
     server = Server(**task["execution"]["server"], where="judge.server")
-    judge = ChatServer(server, options["max_new_tokens"], options["log_probs"], Journal(journal))
+    judge = ChatServer(server, options["max_new_tokens"], options["log_probs"], Journal(journal), paid)
     answers = judge.ask([json.loads(row["messages"]) for row in rows], advance)
     answered = [{"prompt_id": row["prompt_id"], **answer} for row, answer in zip(rows, answers, strict=True)]
     write_rows(folder / f"rows-{shard:05d}.arrow", answered)
