@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfimprove.evaluation.statistics import mean_interval, paired_difference
+from selfimprove.evaluation.statistics import bootstrap_interval, mean_interval, paired_difference
 from selfimprove.policy import Policy
 
 
@@ -30,7 +30,10 @@ class Outcome:
 
     def interval(self) -> tuple[float, float, float]:
         """(mean, low, high) with 95%: Wilson's for right and wrong, see `mean_interval`."""
-        return mean_interval([float(value) for value in self.values if value is not None], self.bounds)
+        known = [float(value) for value in self.values if value is not None]
+        if self.bounds is None and "rating" in self.figures:  # ones are no share
+            return bootstrap_interval(known)
+        return mean_interval(known, self.bounds)
 
 
 def paired_change(before: Outcome, after: Outcome) -> dict[str, Any] | None:
