@@ -6,7 +6,9 @@ import io
 import json
 import shutil
 import sys
+import tomllib
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -299,3 +301,49 @@ def test_a_choice_is_the_one_that_lm_eval_takes(
     (tmp_path / f"{form}.yaml").write_text(yaml.safe_dump(task))
     found = run_tasks(policy, [f"si_{form}"], include_path=tmp_path, chat=True)
     assert {one.metric: one.value for one in found}[metric] == 1.0
+
+
+MINERVA = """
+task: si_minerva
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+process_docs: !function own.process_docs
+doc_to_text: !function own.doc_to_text
+process_results: !function own.process_results
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["Problem:"], do_sample: false, max_gen_toks: 4}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+  - {{metric: math_verify, aggregation: mean, higher_is_better: true}}
+"""
+SAME = [
+    ("\\frac{1}{2}", "0.5"),
+    ("2\\sqrt{3}", "\\sqrt{12}"),
+    ("x^2+2x+1", "(x+1)^2"),
+    ("\\frac{\\pi}{2}", "\\frac{2\\pi}{4}"),
+]
+
+
+@needs_lm_eval
+def test_minerva_math_loads_and_knows_what_is_equal_beside_math_verify(tiny_policy: Policy, tmp_path: Path) -> None:
+    functions = "from lm_eval.tasks.minerva_math.utils import doc_to_text, process_docs, process_results\n"
+    (tmp_path / "own.py").write_text(functions)
+    row = {"problem": "1 + 1?", "solution": "It is $\\boxed{2}$."}
+    (tmp_path / "items.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "minerva.yaml").write_text(MINERVA.format(data=tmp_path / "items.jsonl"))
+    before = version("antlr4-python3-runtime")
+    found = run_tasks(tiny_policy, ["si_minerva"], include_path=tmp_path)
+    assert [(one.metric, one.n) for one in found] == [("exact_match", 1), ("math_verify", 1)]
+    from lm_eval.tasks.minerva_math import utils
+
+    assert all(utils.is_equiv(*both) for both in SAME) and not utils.is_equiv("3", "4")
+    assert version("antlr4-python3-runtime") == before
+
+
+def test_the_extra_brings_what_ifeval_imports() -> None:
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert any("lm-eval[ifeval]" in one for one in extras["lm-eval"])
