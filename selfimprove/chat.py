@@ -71,6 +71,14 @@ def render_example(
     return _encode_after_prompt(tokenizer, messages, text)
 
 
+def render_choice(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str
+) -> tuple[list[int], list[int]]:
+    """(prompt_ids, the ids of `text` alone as it begins the answer), without the end of the turn. Raises InputError as
+    `render_example` does."""
+    return _encode_after_prompt(tokenizer, messages, _answer_text(tokenizer, messages, text))
+
+
 def merged_system(messages: Sequence[Message]) -> list[Message]:
     """The system's text at the head of the first user's turn, for templates that refuse a system turn (Gemma's)."""
     if messages[0]["role"] != "system":

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from selfimprove.data.files import KINDS
 from selfimprove.errors import InputError, Interrupted
 from selfimprove.reporting.narrow import NarrowTable
 from selfimprove.reporting.text import printable
@@ -142,6 +143,9 @@ def suite(
 
 @eval_app.command(name="judge")
 def judge_command(
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key=value: how the data are read (fields.label=winner), and suite keys.")
+    ] = None,
     judge: JudgeOption = None,
     data: Annotated[
         str, typer.Option(help="A suite of kind `judge` (llmbar, human-votes), or a file of pairs.")
@@ -158,8 +162,9 @@ def judge_command(
         raise InputError("eval judge: --judge is missing: a judge's YAML file, a policy, or http://host:port/v1#model")
     change: dict[str, Any] = {"judge": judge_of(judge, rubric)}
     suite = data
-    if data.endswith((".json", ".jsonl", ".parquet")):
+    if data.endswith(KINDS):
         suite, change = "llmbar", change | {"data": data, "name": Path(data).stem}
+    change |= _changes(changes or ())
     change |= {} if max_missing is None else {"max_missing": max_missing}
     names = ["eval-judge", Path(data).stem, f"by-{judge_name(judge)}", *([f"with-{rubric}"] if rubric else [])]
     values = {
@@ -297,15 +302,23 @@ def _policies(given: Sequence[str]) -> list[str]:
 
 
 def _changes(texts: Sequence[str]) -> dict[str, Any]:
+    """The keys of the suite that `key=value` replaces; `fields.label=winner` and `where.turn=1` add to how its data are
+    read."""
     changes: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"{text!r}: expected key=value, for example max_new_tokens=256")
         try:
-            changes[key] = load_yaml(value)
+            read = load_yaml(value)
         except yaml.YAMLError as error:
             raise InputError(f"{text!r}: the value is not valid YAML: {error}") from error
+        key = key.removeprefix("data.")
+        section, dot, name = key.partition(".")
+        if dot and section in ("fields", "where"):
+            changes.setdefault(section, {})[name] = read
+        else:
+            changes[key] = read
     return changes
 
 
@@ -354,11 +367,13 @@ def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: 
         )
     out.print(table)
     out.print(
-        "\\[95%] by bootstrap over instructions; mean length in characters; LC, at equal lengths: "
+        "\\[95%] over instructions; mean length in characters; LC, at equal lengths: "
         + ("corrected, not comparable with published numbers." if corrected else "as published (docs/evaluation.md)."),
         highlight=False,
     )
     for one in found:
+        if warning := one.warning():
+            out.print(Text(f"{printable(one.model)}: {warning}"))
         if one.uncontrolled:
             out.print(Text(f"No LC win rate of {printable(one.model)}: {one.uncontrolled}."))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfimprove import gates
-from selfimprove.artefacts import Artefact, Store
+from selfimprove.artefacts import Artefact, Store, digest_of
 from selfimprove.chat import OPENING, Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
 from selfimprove.data.thoughts import opens_thought, said
@@ -332,10 +334,19 @@ class Inference(Record):
                 },
                 policies={},
                 seed=0,
-                execution={"server": judge.server.model_dump()},
+                execution={"server": judge.server.model_dump(), "paid": str(self._paid(judge))},
             )
         )
         return artefact.rows()
+
+    def _paid(self, judge: Reader) -> Path:
+        """All answers of a served judge: in the recipe's `store`, else beside the runs (`runs/.judgements`), so that
+        another limit, policy or folder finds them; in the run's own folder where nothing can be written beside it."""
+        beside = Path(self.recipe.store or Path(self.recipe.output).absolute().parent)
+        folder = beside if self.recipe.store or os.access(beside, os.W_OK) else self.store.folder
+        model = judge.server.model if judge.server else ""
+        name = re.sub(r"[^\w.-]+", "-", model)[-60:].strip("-.")
+        return folder.absolute() / ".judgements" / f"{name}-{digest_of([model, judge.version])[:12]}.jsonl"
 
     def verified(
         self, checker: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any], label: str

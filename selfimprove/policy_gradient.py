@@ -11,7 +11,7 @@ from selfimprove import gates
 from selfimprove.chat import end_of_turn_id
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.evaluation.statistics import bootstrap_interval, share_interval
+from selfimprove.evaluation.statistics import bounded_interval, share_interval
 from selfimprove.judging.rewarding import Rewarded
 from selfimprove.policy import Policy
 from selfimprove.run_data import next_turn
@@ -242,7 +242,7 @@ def probe_figures(
     both = [(row[0], row[1]) for row in known if len(row) == 2]
     deltas = [float(after) - before for before, after in both if before is not None and after is not None]
     if deltas:
-        figures["delta"] = _interval(bootstrap_interval(deltas), deltas)
+        figures["delta"] = _interval(bounded_interval(deltas, (-1, 1)), deltas)
     return figures
 
 

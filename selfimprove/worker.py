@@ -149,13 +149,14 @@ def _function(folder: Path, task: dict[str, Any], shard: int, advance: Advance) 
 
 def _ask_server(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.judging.chat_server import ChatServer
-    from selfimprove.sampling.journal import Journal
+    from selfimprove.sampling.journal import Journal, SharedJournal
     from selfimprove.sampling.server import Server
 
-    options, journal = task["options"], folder / "journal.jsonl"
+    options, journal, shared = task["options"], folder / "journal.jsonl", task["execution"].get("paid")
+    paid = SharedJournal(Path(shared)) if shared else None
     rows = read_rows(folder / "inputs" / "questions.arrow")
     server = Server(**task["execution"]["server"], where="judge.server")
-    judge = ChatServer(server, options["max_new_tokens"], options["log_probs"], Journal(journal))
+    judge = ChatServer(server, options["max_new_tokens"], options["log_probs"], Journal(journal), paid)
     answers = judge.ask([json.loads(row["messages"]) for row in rows], advance)
     answered = [{"prompt_id": row["prompt_id"], **answer} for row, answer in zip(rows, answers, strict=True)]
     write_rows(folder / f"rows-{shard:05d}.arrow", answered)
@@ -174,14 +175,13 @@ def _verify_math(folder: Path, task: dict[str, Any], shard: int, advance: Advanc
 
 def _verify_code(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> None:
     from selfimprove.judging.pool import usable_cores
-    from selfimprove.judging.sandbox import Limits, run_programs
+    from selfimprove.judging.sandbox import Limits, run_programs, why_failed
 
     rows = shard_of(read_rows(folder / "inputs" / "rows.arrow"), shard, task["shard_groups"])
     jobs = [(row["program"], row["tests"]) for row in rows]
     ran = run_programs(jobs, Limits(seconds=task["options"]["seconds"]), usable_cores(), advance)
-    passed = [one.outcome == "passed" for one in ran]
-    reasons = [None if good else f"program {one.outcome}" for one, good in zip(ran, passed, strict=True)]
-    _write_verdicts(folder, shard, rows, [(float(good), why, None) for good, why in zip(passed, reasons, strict=True)])
+    reasons = [why_failed(one) for one in ran]
+    _write_verdicts(folder, shard, rows, [(float(why is None), why, None) for why in reasons])
 
 
 def _write_verdicts(
@@ -281,9 +281,9 @@ STEPS = {
     "reward_model": StepKind(1, _reward_model, "texts", 64, "responses"),
     "function": StepKind(1, _function, "texts", 8, "responses"),
     "ask_server": StepKind(1, _ask_server, "questions", None, "answers"),
-    "verify_math": StepKind(1, _verify_math, "rows", 64, "answers"),
-    "verify_code": StepKind(1, _verify_code, "rows", 64, "programs"),
-    "rewards": StepKind(1, _rewards, "texts", 64, "answers"),
+    "verify_math": StepKind(2, _verify_math, "rows", 64, "answers"),
+    "verify_code": StepKind(2, _verify_code, "rows", 64, "programs"),
+    "rewards": StepKind(2, _rewards, "texts", 64, "answers"),
     "sft": StepKind(1, _sft, "examples", None, "steps"),
     "dpo": StepKind(1, _dpo, "pairs", None, "steps"),
     "score": StepKind(2, _score, "prompts", None, "steps"),

@@ -16,7 +16,7 @@ from selfimprove import cli
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation import alpaca
 from selfimprove.evaluation.alpaca import Measured, measure, read_annotations, shipped_gamed
-from selfimprove.evaluation.length_control import LengthControlled, length_controlled_win_rate
+from selfimprove.evaluation.length_control import LengthControlled, contradiction, length_controlled_win_rate
 from selfimprove.evaluation.win_rate import win_rate
 from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
 
@@ -165,6 +165,20 @@ def test_a_model_that_wins_by_length_alone_is_brought_back_to_one_half() -> None
     assert win_rate(preference).win_rate > 58
     # Not to the point: the gamed rows, in which length weighs more than here, pull a little.
     assert length_controlled_win_rate(preference, difference, difficulty, gamed).win_rate == pytest.approx(50, abs=2.5)
+
+
+@pytest.mark.parametrize(
+    ("raw", "controlled", "far"),
+    # alpaca_eval's examples: 20 is contradicted below 10 and above 40, 50 below 37.5 and above 62.5
+    [(20, 9.9, True), (20, 10.1, False), (20, 39.9, False), (20, 40.1, True), (50, 37.4, True), (50, 62.5, False)],
+)
+def test_a_length_control_that_contradicts_the_win_rate_is_said(raw: float, controlled: float, far: bool) -> None:
+    said = contradiction(raw, controlled)
+    assert (said is not None) == far
+    if said:
+        assert said.startswith(f"Length controlled win rate is very different from the raw one: {controlled:.1f}%")
+        one = Measured("m", win_rate([0, 1]), LengthControlled(0.0, 0, 0, 0, 0, 0, 1), 1.0)
+        assert one.as_json()["warning"] == contradiction(50, 0)
 
 
 def test_centring_changes_nothing_where_lengths_are_alike_on_average() -> None:

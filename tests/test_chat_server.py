@@ -830,6 +830,36 @@ def test_a_duel_counts_as_by_hand(duel: Callable[..., Done], loopback: Loopback,
     assert again == found and len(loopback.asked) == 20
 
 
+def test_a_judgement_is_paid_for_once_whatever_the_limit_the_order_and_the_folder(
+    duel: Callable[..., Done], loopback: Loopback, tmp_path: Path
+) -> None:
+    duel("--limit", "4")
+    assert len(loopback.asked) == 8
+    whole = duel().figures
+    assert len(loopback.asked) == 20 and whole["preference"]["cost"]["requests"] == 20
+    assert duel("--output", "other").figures == whole
+    duel("--output", "coin", "--order", "random")
+    duel("--output", "other", "--limit", "3")
+    assert len(loopback.asked) == 20 and list(tmp_path.glob(".judgements/judge-*.jsonl"))
+    duel("--output", "anew", version=2)  # raised where the same name serves something else
+    assert len(loopback.asked) == 40
+
+
+def test_two_runs_that_ask_at_once_share_what_they_pay_for(loopback: Loopback, tmp_path: Path) -> None:
+    paid, options = tmp_path / "paid.jsonl", {"base_url": loopback.url, "model": "judge"}
+    folders = [step_folder(tmp_path / name, options, names) for name, names in (("a", NAMES[:8]), ("b", NAMES[4:]))]
+    for folder in folders:
+        task = json.loads((folder / "step.json").read_text())
+        write_json(folder / "step.json", {**task, "execution": {**task["execution"], "paid": str(paid)}})
+    for process in [started(folder) for folder in folders]:
+        assert process.wait(60) == 0
+    loopback.asked.clear()
+    last = step_folder(tmp_path / "c", options)
+    task = json.loads((last / "step.json").read_text())
+    write_json(last / "step.json", {**task, "execution": {**task["execution"], "paid": str(paid)}})
+    assert started(last).wait(60) == 0 and loopback.asked == []
+
+
 def test_without_log_probs_the_duel_says_so(duel: Callable[..., Done], loopback: Loopback, tmp_path: Path) -> None:
     loopback.reply = lambda body, question, nth: answer("M")  # always the second
     found = duel("--order", "both")
@@ -893,7 +923,7 @@ def test_instructions_that_are_there_twice(duel: Callable[..., Done], loopback: 
     write_json(tmp_path / "outputs.json", outputs[1:])  # one of ten is lacking, and counts as missing
     write_json(tmp_path / "items.json", rows[:10])
     found = duel().figures
-    assert (found["n"], found["missing"]) == (9, 1) and len(loopback.asked) == 20 + 18
+    assert (found["n"], found["missing"]) == (9, 1) and len(loopback.asked) == 20  # these were paid for above
 
 
 def test_what_is_wrong_is_said_before_anything_is_asked(

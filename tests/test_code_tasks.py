@@ -203,3 +203,30 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n: int, data: st.DataO
 def test_pass_at_k_refuses(n: int, correct: int, k: int) -> None:
     with pytest.raises(ValueError, match="pass@"):
         pass_at_k(n, correct, k)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Here is the function:\n\ndef f(x):\n    return x + 1\n\nIt adds one to x (see above).",
+        "Sure!\n[PYTHON]\ndef f(x):\n    return x + 1\n[/PYTHON]\n[TESTS]\nassert f(1) == 3\n[/TESTS]",
+        "<code>\ndef f(x):\n    return x + 1\n</code> This is it.",
+        "Import it.\nfrom math import inf\n\ndef f(x):\n    if x == inf:\n        x\n    return x + 1\n\nDone.",
+        'Use this:\ndef f(x):\n    """\nAdds one.\n\nIn words: x and 1.\n    """\n    return x + 1\nIt works.',
+        "I define a constant too.\nONE = 1\n\ndef g():\n    pass\n\nBut better:\n\ndef f(x):\n    return x + 1\n\nBye.",
+        "def f(x):\n    return x + 1\n\nThis function adds one, as asked. For example, f(1) is 2.",
+        "[PYTHON]\ndef f(x):\n    return x + 1",
+    ],
+)
+def test_code_in_prose_and_between_marks_is_found(response: str) -> None:
+    code = extract_code(response, ["f"])
+    made: dict[str, Any] = {}
+    exec(code, made)  # ours, not a model's
+    assert made["f"](1) == 2
+
+
+def test_code_alone_and_a_continuation_stay_as_they_are() -> None:
+    whole = "import math\n\nONE = 1\n\ndef f(x):\n    return x + ONE\n\nif __name__ == '__main__':\n    print(f(1))\n"
+    assert extract_code(whole, ["f"]) == whole
+    rest = "    return x + 1\n\ndef g():\n    pass\n"
+    assert extract_code(rest, ["f"]) == rest

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
+import tomllib
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import save_tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfimprove.artefacts import Store
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.evaluation import lm_eval as bridge
 from selfimprove.evaluation.lm_eval import TaskFigure, run_tasks
+from selfimprove.loop import Loop
 from selfimprove.policy import Policy, resolve_policy
+from selfimprove.reporting.events import EventLog
 from selfimprove.reporting.terminal import Progress
 
 TASKS = Path(__file__).parent / "data" / "lm_eval"
@@ -225,3 +232,118 @@ def test_bars_that_take_long_are_shown_as_ours() -> None:
         "mmlu, prompts: 50% (450 of 900 left to do), 0 s left",
         "mmlu, prompts: done, 900 left to do in 0.0 s",
     ]
+
+
+# ARC's and OpenBookQA's own forms, on items of ours: lm-eval's question, our template, and the columns that both read
+FORMS = {
+    "arc": ("Question: {{question}}\nAnswer:", {"template": "Question: {question}\nAnswer:"}, "question"),
+    "openbookqa": ("question_stem", {"fields": {"prompt": "question_stem"}}, "question_stem"),
+}
+ASKED = [
+    ("Which is a source of light?", ["the sun", "a stone that lies in the dark", "soil", "a wooden chair"]),
+    ("Frozen water is called", ["ice", "steam from a kettle", "sea", "rain that falls in autumn"]),
+    ("Which of these is an animal?", ["oak tree", "a frog", "granite", "the wind over the hills"]),
+    ("A magnet attracts", ["iron", "paper made of wood", "glass", "a leaf"]),
+    ("Plants need this to grow:", ["sunlight and water", "music", "salt", "a roof over their heads"]),
+    ("Which moves fastest?", ["light", "a snail on a wall", "sound in air", "a train"]),
+]
+
+
+@needs_lm_eval
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("score", "metric"), [("summed", "acc"), ("per_character", "acc_norm")])
+def test_a_choice_is_the_one_that_lm_eval_takes(
+    form: str, score: str, metric: str, tiny_recipe: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The data are labelled with what the suite takes of each item, so lm-eval agrees with each where it has 100%.
+
+    lm-eval counts white space at the end of a prompt to the choice (`_encode_pair`): of ChatML's prompt the line
+    break, which is the same of all choices, but not over their lengths. So this template ends with none."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    turns = "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+    template = turns + "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    policy = resolve_policy(str(tmp_path / "model"))
+    theirs, ours, column = FORMS[form]
+    rows = [
+        {"id": str(n), column: asked, "choices": {"text": choices, "label": list("ABCD")}, "answerKey": "A"}
+        for n, (asked, choices) in enumerate(ASKED)
+    ]
+    taken = {}
+    for label in "ABCD":
+        (tmp_path / "items.jsonl").write_text("".join(json.dumps(row | {"answerKey": label}) + "\n" for row in rows))
+        data = {
+            "path": str(tmp_path / "items.jsonl"),
+            **ours,
+            "fields": {"answer": "answerKey", **ours.get("fields", {})},
+        }
+        suite = {"suite": "mc", "kind": "multiple_choice", "data": data, "score": score}
+        recipe = tiny_recipe("evaluate", evaluate=[suite], model=str(tmp_path / "model"))
+        with EventLog(Path(recipe.output)) as events:
+            loop = Loop(recipe, Store(Path(recipe.output) / "steps"), events, Progress(Console(file=io.StringIO())))
+            values = loop.evaluator.evaluate(loop.base_policy, 0)["mc"]["values"]
+        taken |= {row["id"]: label for row, value in zip(rows, values, strict=True) if value}
+    assert len(taken) == len(rows) and len(set(taken.values())) > 1
+    labelled = "".join(json.dumps(row | {"answerKey": taken[str(row["id"])]}) + "\n" for row in rows)
+    (tmp_path / "items.jsonl").write_text(labelled)
+    task = {
+        **{"task": f"si_{form}", "dataset_path": "json", "output_type": "multiple_choice", "test_split": "test"},
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "items.jsonl")}},
+        **{"doc_to_text": theirs, "doc_to_choice": "{{choices.text}}"},
+        "doc_to_target": "{{choices.label.index(answerKey)}}",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+        "metadata": {"version": 1.0},
+    }
+    (tmp_path / f"{form}.yaml").write_text(yaml.safe_dump(task))
+    found = run_tasks(policy, [f"si_{form}"], include_path=tmp_path, chat=True)
+    assert {one.metric: one.value for one in found}[metric] == 1.0
+
+
+MINERVA = """
+task: si_minerva
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+process_docs: !function own.process_docs
+doc_to_text: !function own.doc_to_text
+process_results: !function own.process_results
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["Problem:"], do_sample: false, max_gen_toks: 4}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+  - {{metric: math_verify, aggregation: mean, higher_is_better: true}}
+"""
+SAME = [
+    ("\\frac{1}{2}", "0.5"),
+    ("2\\sqrt{3}", "\\sqrt{12}"),
+    ("x^2+2x+1", "(x+1)^2"),
+    ("\\frac{\\pi}{2}", "\\frac{2\\pi}{4}"),
+]
+
+
+@needs_lm_eval
+def test_minerva_math_loads_and_knows_what_is_equal_beside_math_verify(tiny_policy: Policy, tmp_path: Path) -> None:
+    functions = "from lm_eval.tasks.minerva_math.utils import doc_to_text, process_docs, process_results\n"
+    (tmp_path / "own.py").write_text(functions)
+    row = {"problem": "1 + 1?", "solution": "It is $\\boxed{2}$."}
+    (tmp_path / "items.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "minerva.yaml").write_text(MINERVA.format(data=tmp_path / "items.jsonl"))
+    before = version("antlr4-python3-runtime")
+    found = run_tasks(tiny_policy, ["si_minerva"], include_path=tmp_path)
+    assert [(one.metric, one.n) for one in found] == [("exact_match", 1), ("math_verify", 1)]
+    from lm_eval.tasks.minerva_math import utils
+
+    assert all(utils.is_equiv(*both) for both in SAME) and not utils.is_equiv("3", "4")
+    assert version("antlr4-python3-runtime") == before
+
+
+def test_the_extra_brings_what_ifeval_imports() -> None:
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert any("lm-eval[ifeval]" in one for one in extras["lm-eval"])

@@ -195,3 +195,107 @@ def test_a_process_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyP
 )
 def test_a_heading_is_no_answer(response: str) -> None:
     assert math_verdict(response, "4") == (1.0, None)
+
+
+# Forms in which models state an answer; the kinds are those of math-verify's and lighteval's own tables
+
+RIGHT = {
+    "18": [
+        *("So 18 is the answer.", "Therefore $18$ is the final answer.", "Answer: 18. This is my final answer."),
+        *("**18**", "The answer is **18**.", "Final Answer: **18**", "#### **18**", "**Final answer: 18**", "`18`"),
+        *("Answer: €18", "answer: £18.00", "Answer: $18 per day", "Answer: 18 €", "\\boxed{€18}", "#### €18"),
+        *("The answer is 18!", "Answer - 18", "Answer — 18", "The answer is 18?", 'The answer is "18".', "- 18"),
+        *("<answer>18</answer>", "<answer>The answer is 18</answer>", "<ANSWER>\n**18**\n</ANSWER>"),
+        *("\\boxed{18\\$}", "\\boxed{18\\text{ dollars}}", "\\boxed{\\text{18}}", "\\boxed{x = 18}", "\\boxed{18}$"),
+        *("Hence \\(18\\) is the correct answer.", "18 dollars is the answer.", "Final Answer\n18", "A: 18"),
+        *("The final answer is:\n\n\\[\n18\n\\]", "The answer is:\n**18**", "## Answer\n\n**18**"),
+        *("The answer is 18, since 2*9 = 18 and 3 were left", "The answer is 18 (not 19).", "The answer is 18 apples."),
+        *("The answer is not 19 but 18.", "The answer is 18. The other one, 19, is not the answer."),
+        *("Answer: 18\n\nI hope this helps! Do you have 3 more questions?", "I'd say the answer is 18.", "She has 18."),
+    ],
+    "1,2": [
+        "1,2",
+        "2, 1",
+        "\\boxed{1,2}",
+        "1 and 2",
+        "The answers are 1 and 2.",
+        "x=1 or x=2",
+        "\\boxed{1} and \\boxed{2}",
+    ],
+    "6 \\text{ and } 8": ["\\boxed{6,8}", "$6$ and $8$"],
+    "12345": [
+        "12,345",
+        "\\boxed{12{,}345}",
+        "\\boxed{12\\,345\\text{ m}}",
+        "12 345",
+        "Answer: $12,345.00",
+        "**12,345**.",
+    ],
+    "\\frac{3}{4}": ["The answer is 3/4.", "\\frac{3}{4} is the answer.", "0.75", "<answer>$\\frac34$</answer>"],
+    "120": ["\\boxed{5!}", "The answer is $5!$."],
+    "x \\leq 2": ["Thus $x <= 2$ is our answer."],
+    "\\text{Evelyn}": ["The answer is Evelyn.", "\\boxed{\\text{Evelyn}}"],
+    "12:00": ["The answer is 12:00."],
+    "2.5": ["Answer: 2 1/2", "2,500 g are 2.5 kg"],
+    "8722": ["89件T恤 * 98美元/件 = 8722美元 所以，他们赚了8722美元。"],
+}
+WRONG = {
+    "18": [
+        *(
+            "The answer is not 18",
+            "The answer isn't 18.",
+            "The answer is **not 18**.",
+            "The answer cannot be 18.",
+            "not 18",
+        ),
+        *("18 is not the answer.", "18 cannot be the answer.", "I do not know whether it is 18.", "#### not 18"),
+        *(
+            "18 or 19",
+            "The answer is 18 or 19.",
+            "The answer is either 18 or perhaps 19.",
+            "\\boxed{18 or 19}",
+            "18, 19",
+        ),
+        *(
+            "\\boxed{18} or \\boxed{19}",
+            "<answer>18 or 19</answer>",
+            "The answer is between 18 and 19.",
+            "**18 or 19**",
+        ),
+        *(
+            "\\boxed{18",
+            "\\boxed{18} and \\boxed{1",
+            "<answer>18",
+            "The answer is 1",
+            "The answer is",
+            "<answer></answer>",
+        ),
+        *("19 is the answer, not 18.", "\\boxed{18}, no: \\boxed{19}", "**17**", "Answer: €17", "The answer is -18"),
+        *("The answer is greater than 18", "The answer is 18x", "18^2", "The answer is 1,8", "The answer is 18/2"),
+    ],
+    "1,2": ["12", "\\boxed{12}", "1.2", "1"],
+    "1234": ["12,34", "1,2,3,4"],
+    "120": ["The answer is 5!"],  # in prose the mark ends the sentence
+    "(1,2)": ["(2,1)"],
+}
+# Where math-verify's table says otherwise: (reference, response, our verdict, why).
+DIFFERENCES = [
+    ("1,22", "1.22", 0.0, "a comma that parts no thousands parts a list: references as 1,2 are lists"),
+    ("1000.99", "1000,99", 0.0, "the same"),
+    ("$9$", "Answer $ \n 9 \n $", 1.0, "a formula in single dollars may go over lines"),
+    ("10455", "$\\boxed{255}$ more. The final answer is $10,455$.", 0.0, "a box goes before a sentence"),
+    ("$(\\frac{3}{5},\\frac{8}{3}]$", "$(0.6,2.6667]$", 0.0, "six decimal places; theirs asks for four here"),
+    ("$f(x)$", "$f(y)$", 0.0, "strict, which is the default; theirs turns it off here"),
+    ("$x \\in [-2,7]$", "$-2 \\le x \\le 7$", 0.0, "a relation is not the set of what fulfils it"),
+    ("\\boxed{1} papers and \\boxed{2} bins", "$\\boxed{1,2}$", 0.0, "words between two boxes may take one back"),
+    ("10", "\\boxed{10\\%}", 1.0, "a percentage has its value, as in theirs; the unit is not compared"),
+]
+
+
+@needs_library
+def test_stated_answers_are_found_in_every_form_and_no_wrong_one_is_right() -> None:
+    cases = [(response, answer, 1.0) for answer, responses in RIGHT.items() for response in responses]
+    cases += [(response, answer, 0.0) for answer, responses in WRONG.items() for response in responses]
+    cases += [(response, answer, verdict) for answer, response, verdict, _ in DIFFERENCES]
+    found = math_verdicts([(response, answer) for response, answer, _ in cases])
+    assert [case for case, (score, _) in zip(cases, found, strict=True) if score != case[2]] == []

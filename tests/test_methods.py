@@ -558,7 +558,7 @@ def test_two_suites_of_one_name_are_refused(make_loop: Callable[..., Loop], tiny
         make_loop(evaluate=["suite.yaml"], development=dev_suite(tiny_data, "tiny"), keep="best")
 
 
-@pytest.mark.parametrize("by", ["per_token", "summed"])
+@pytest.mark.parametrize("by", ["per_token", "summed", "per_character"])
 def test_multiple_choice_takes_the_likeliest_choice(
     make_loop: Callable[..., Loop], tiny_data: Path, tiny_model: Path, by: str
 ) -> None:
@@ -574,10 +574,11 @@ def test_multiple_choice_takes_the_likeliest_choice(
         values = []
         for choice in choices:
             prompt, ids = render_example(loop.tokenizer, [{"role": "user", "content": item["prompt"]}], choice)
+            ids = ids[:-1]  # the end of the turn is of no choice
             with torch.inference_mode():
                 log_probs = torch.log_softmax(model(torch.tensor([prompt + ids])).logits[0], dim=-1)
             value = sum(float(log_probs[len(prompt) + i - 1, token]) for i, token in enumerate(ids))
-            values.append(value / len(ids) if by == "per_token" else value)
+            values.append(value / {"per_token": len(ids), "summed": 1, "per_character": len(choice)}[by])
         right.append(choices[values.index(max(values))] == item["answer"])
     assert loop.evaluator.outcomes["mc"][0].values == right
     events = [json.loads(line) for line in (Path(loop.recipe.output) / "metrics.jsonl").read_text().splitlines()]

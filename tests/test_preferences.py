@@ -384,7 +384,7 @@ def test_the_base_is_a_tie_with_itself_and_a_policy_mirrors_its_opponent(
         evaluation(folder, tiny_model, judge_model, policies=[str(other_model)], against="base", **limits), quiet()
     )
     itself, other = evaluations(first)
-    assert (itself["value"], itself["low"], itself["high"]) == (0.5, 0.5, 0.5)
+    assert itself["value"] == 0.5 and itself["low"] < 0.3 and itself["high"] > 0.7  # six ties prove little
     assert itself["preference"]["cost"]["requests"] == 0 and itself["preference"]["first_rate"] is None
     assert other["preference"]["against"] == "tiny" and other["preference"]["cost"]["requests"] == 12
     second = run(

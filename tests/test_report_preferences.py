@@ -326,7 +326,7 @@ def test_terminal_shows_win_rates_in_80_columns(events: list[dict[str, Any]]) ->
         ["[51.0,", "61.0]", "[-2.0,", "+13.0]", "[45.0,", "59.0]"],
     ]
     text = " ".join(" ".join(lines).split())
-    assert "[95%]: bootstrap over instructions; change: paired, item by item, in points, against M1; " in text
+    assert "[95%]: over instructions; change: paired, item by item, in points, against M1; " in text
     assert "LC: at equal lengths (as published); length: mean, in characters." in text
     assert "missing judgements, in no rate: no verdict: 6, refused: 3" in text
     assert "the judge: 300 requests, 153,702 tokens read" in text and "1.59 USD" in text

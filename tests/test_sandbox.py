@@ -18,7 +18,7 @@ import pytest
 
 from selfimprove.errors import RunFailed
 from selfimprove.judging import sandbox
-from selfimprove.judging.sandbox import Limits, Ran, run_program, run_programs, sandbox_problem
+from selfimprove.judging.sandbox import Limits, Ran, run_program, run_programs, sandbox_problem, why_failed
 from selfimprove.judging.sandbox_rules import landlock_version, seccomp_filter
 
 if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
@@ -554,3 +554,11 @@ def test_the_second_numbers_of_x86_are_not_a_way_round() -> None:
 def test_the_filter_lists_none_of_these(machine: str, numbers: tuple[int, ...]) -> None:
     # ptrace, kill, tkill, tgkill, chmod and chown by their names, truncate, utime, setxattr, memfd, bpf, io_uring
     assert {decide(machine, number) for number in numbers} == {EPERM}
+
+
+def test_a_library_that_is_not_in_the_sandbox_is_said_by_name() -> None:
+    ran = run_program("import numpy as np\n")
+    assert ran.outcome == "failed"
+    assert why_failed(ran) == "program failed (numpy is not in the sandbox, which has the standard library alone)"
+    assert why_failed(run_program("x = 1", "assert x == 2")) == "program failed"
+    assert why_failed(run_program("x = 1", "assert x == 1")) is None

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference, wilson_interval
+from selfimprove.evaluation.statistics import (
+    bootstrap_interval,
+    bounded_interval,
+    mean_interval,
+    paired_difference,
+    share_interval,
+    wilson_interval,
+)
 
 numbers = st.floats(-1e6, 1e6)
 samples = st.lists(numbers, min_size=1, max_size=40)
@@ -126,3 +133,75 @@ def test_pairing_takes_the_items_difficulty_out() -> None:
 def test_paired_difference_needs_the_same_items() -> None:
     with pytest.raises(ValueError, match="same items"):
         paired_difference([1, 2, 3], [1, 2])
+
+
+# Intervals of values with bounds: a width where all are equal, Wilson's of 0 and 1, and they cover
+
+
+def test_equal_values_do_not_claim_certainty() -> None:
+    assert bounded_interval([10.0] * 20, (1, 10))[1:] == (pytest.approx(8.55, abs=0.01), 10.0)
+    assert share_interval([0.5] * 20)[1:] == pytest.approx((0.422, 0.578), abs=1e-3)
+    zeros = [0.0] * 20
+    for found in (paired_difference(zeros, zeros), paired_difference([1.0] * 20, [1.0] * 20)):
+        assert found == (0, pytest.approx(-0.156, abs=1e-3), pytest.approx(0.156, abs=1e-3))
+    assert paired_difference(zeros, [1.0] * 20)[1:] == (pytest.approx(0.678, abs=0.001), 1)
+    low, high = paired_difference([7.0] * 20, [7.0] * 20, bounds=(1, 10))[1:]
+    assert low == -high and high == pytest.approx(1.407, abs=0.001)
+    assert mean_interval([0.0, 1.0, 2.5]) == bootstrap_interval([0.0, 1.0, 2.5])  # nothing bounds these
+    assert mean_interval([0.0, 1.0, 0.5]) == share_interval([0.0, 1.0, 0.5])
+
+
+@given(st.integers(1, 300), st.data())
+def test_of_right_and_wrong_it_is_wilson_s(n: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, n))
+    values = [1.0] * right + [0.0] * (n - right)
+    assert share_interval(values) == pytest.approx(wilson_interval(right, n), abs=1e-9)
+    scaled = bounded_interval([1 + 9 * value for value in values], (1, 10))
+    assert scaled == pytest.approx([1 + 9 * end for end in share_interval(values)], abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_it_holds_the_mean_and_stays_within_the_bounds(values: list[float]) -> None:
+    mean, low, high = share_interval(values)
+    assert 0 <= low <= mean <= high <= 1 and high > low
+    assert share_interval([1 - value for value in values])[1:] == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@pytest.mark.parametrize(("values", "bounds"), [([0.0, 2.0], (0, 1)), ([-0.1], (0, 1)), ([1.0], (1, 1))])
+def test_values_outside_the_bounds_are_refused(values: list[float], bounds: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="within"):
+        bounded_interval(values, bounds)
+
+
+SHARES = [0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]
+# What is measured: bounds, and the values with the probability of each when p is what the share is of.
+POPULATIONS = {
+    "right or wrong": ((0, 1), lambda p: {1: p}),
+    "wins with ties": ((0, 1), lambda p: {1: p / 2, 0.5: p}),
+    "ties with wins": ((0, 1), lambda p: {1: p, 0.5: 1 - p}),
+    "gains alone": ((-1, 1), lambda p: {1: p}),
+    "gains and losses": ((-1, 1), lambda p: {1: 0.7 * p, -1: 0.3 * p}),
+    "as many losses": ((-1, 1), lambda p: {1: p / 2, -1: p / 2}),
+    "ratings of 1 among tens": ((1, 10), lambda p: {1: p, 10: 1 - p}),
+    "ratings around 8": ((1, 10), lambda p: {1: p / 4, 7: p / 2, 8: 1 - p, 9: p / 4}),
+    "changes of a rating": ((-9, 9), lambda p: {3: p / 2, 1: p / 4, -1: p / 4}),
+}
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_intervals_cover_the_truth_in_92_of_100(name: str) -> None:
+    bounds, masses = POPULATIONS[name]
+    rng = np.random.default_rng(0)
+    for p in SHARES:
+        mass = {0: 0.0} | masses(p)
+        mass[0] += 1 - sum(mass.values())
+        values = np.array(list(mass), dtype=float)
+        for n in (20, 50, 100):
+            # how often each value came, and how often that: the mean and the spread are all that the interval reads
+            counts, times = np.unique(rng.multinomial(n, list(mass.values()), size=4000), axis=0, return_counts=True)
+            found = [bounded_interval(np.repeat(values, one), bounds) for one in counts]
+            truth = float(values @ list(mass.values()))
+            covered = sum(
+                times for (_, low, high), times in zip(found, times, strict=True) if low - 1e-9 <= truth <= high + 1e-9
+            )
+            assert covered >= 0.915 * 4000, f"p {p}, n {n}: {covered / 4000}"  # 92% less the noise of 4000 samples

@@ -752,7 +752,10 @@ _TRAINING = (
 )
 _REWARDS = (
     *(f"selfimprove.judging.{name}" for name in ("rewarding", "reward_readers", "reward_model", "functions", "rubric")),
-    *(f"selfimprove.judging.{name}" for name in ("math_answers", "sandbox", "sandbox_rules", "sandbox_child")),
+    *(
+        f"selfimprove.judging.{name}"
+        for name in ("math_answers", "stated_answers", "sandbox", "sandbox_rules", "sandbox_child")
+    ),
     *("selfimprove.evaluation.suites:exact_match", "selfimprove.evaluation.suites:normalized"),
     "selfimprove.evaluation.code_tasks",
     "selfimprove.judging.chat_server:ChatServer._answer",
@@ -818,6 +821,7 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.worker:_verify_math",
         "selfimprove.worker:_write_verdicts",
         "selfimprove.judging.math_answers",
+        "selfimprove.judging.stated_answers",
     ),
     "verify_code": (
         "selfimprove.worker:_verify_code",

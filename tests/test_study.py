@@ -309,7 +309,7 @@ def test_sentences_say_what_is_no_evidence(tmp_path: Path) -> None:
     assert "(1 seed, 40 items)" in outcome_sentences(once, rows)[0] and 0 < rows[-1]["minus_start_p"] < 0.05
     both = study_of(tmp_path, "verifier", "control", placebo="control")
     (said_of_both,) = outcome_sentences(both, table(both, by_hand(verifier=[HALF, MOST], control=[HALF, MOST])))
-    assert "so +0.0 [+0.0, +0.0] above it, not told from control" in said_of_both
+    assert "so +0.0 [-8.2, +8.2] above it, not told from control" in said_of_both
     assert outcome_sentences(both, []) == ["No arm was measured before and after: there is nothing to compare yet."]
 
 

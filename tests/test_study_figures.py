@@ -40,6 +40,21 @@ def test_identical_arms_differ_by_exactly_0() -> None:
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_equal_values_with_bounds_do_not_claim_certainty() -> None:
+    zeros = np.zeros((1, 20))
+    one, three = crossed(zeros, bounds=(-1, 1)), crossed(np.zeros((3, 20)), bounds=(-1, 1))
+    assert one is not None and three is not None
+    assert (one.low, one.high) == paired_difference(zeros[0], zeros[0])[1:] and one.low < -0.1 < 0.1 < one.high
+    assert (three.low, three.high) == (one.low, one.high)  # runs with the same answers are one run
+
+
+def test_bounds_never_narrow_the_interval_of_several_seeds() -> None:
+    values = np.repeat([[0.0], [1.0]], 40, axis=1)
+    with_bounds, without = crossed(values, bounds=(0, 1)), crossed(values)
+    assert with_bounds is not None and without is not None
+    assert with_bounds.low <= without.low and with_bounds.high >= without.high
+
+
 def test_the_spread_of_two_seeds_is_the_one_computed_by_hand() -> None:
     """Two seeds that differ as wholes, 0 and 1 on every item: a resample's mean is 0, 1/2 or 1 with chance 1/4, 1/2,
     1/4, so the 95% interval is all of [0, 1] and the two-sided p is twice a quarter."""

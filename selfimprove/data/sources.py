@@ -34,6 +34,7 @@ _USUAL = {
     "references": ("references", "reference"),
     "label": ("label", "preference"),
 }
+_LISTED = ("choices", "label")  # what several columns may hold
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 _SYSTEM = ("system", "system_prompt")
 _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -85,7 +86,8 @@ class DataSource(BaseModel):
 
     `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column holds what,
     where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids from the content);
-    `choices` may be a list of columns. `template` is the prompt with {column} placeholders, replaced as plain text.
+    `choices`, and several annotators' `label`, may be a list of columns. `template` is the prompt with {column}
+    placeholders, replaced as plain text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -112,8 +114,10 @@ class DataSource(BaseModel):
             raise ValueError("give exactly one of `path` (a local file) and `hub` (a data set on the hub)")
         if self.path and (extra := {"config", "split", "revision", "file"} & self.model_fields_set):
             raise ValueError(f"{', '.join(sorted(extra))}: only for `hub`, a local file has none")
-        if lists := [role for role, column in self.fields.items() if isinstance(column, list) and role != "choices"]:
-            raise ValueError(f"fields.{lists[0]}: one column is needed; only `choices` may be a list of them")
+        if lists := [role for role, column in self.fields.items() if isinstance(column, list) and role not in _LISTED]:
+            raise ValueError(
+                f"fields.{lists[0]}: one column is needed; only `choices` and `label` may be lists of them"
+            )
         ways = [self.template, self.fields.get("prompt"), self.fields.get("messages"), self.fields.get("turns")]
         if sum(bool(way) for way in ways) > 1 or (ways[2] and self.fields.get("response")):
             raise ValueError("keep one of `template`, `fields.prompt`, `fields.messages` and `fields.turns`")

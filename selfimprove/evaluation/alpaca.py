@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.length_control import Floats, Gamed, LengthControlled, length_controlled_win_rate
+from selfimprove.evaluation.length_control import (
+    Floats,
+    Gamed,
+    LengthControlled,
+    contradiction,
+    length_controlled_win_rate,
+)
 from selfimprove.evaluation.win_rate import WinRate, win_rate
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
@@ -39,6 +45,10 @@ class Measured:
     mean_length: float
     uncontrolled: str | None = None
 
+    def warning(self) -> str | None:
+        """Where the length-controlled win rate contradicts the raw one."""
+        return contradiction(self.rate.win_rate, self.controlled.win_rate) if self.controlled else None
+
     def as_json(self) -> dict[str, Any]:
         """For machines: every rate in percent."""
         return {
@@ -60,6 +70,7 @@ class Measured:
                 for name, value in (asdict(self.controlled) if self.controlled else {}).items()
                 if name in ("length", "difficulty", "model", "inverse_strength")
             },
+            **({"warning": self.warning()} if self.warning() else {}),
             **({"not_length_controlled": self.uncontrolled} if self.uncontrolled else {}),
         }
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.chat import Message, render_example
+from selfimprove.chat import Message, render_choice
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
@@ -73,7 +73,9 @@ def _by_likelihood(loop: Inference, suite: MultipleChoice, items: Sequence[Promp
     prompts: dict[str, RenderedPrompt] = {}
     by_prompt: dict[str, list[Response]] = {}
     for item in items:
-        rendered = [render_example(tokenizer, list(item.messages), choice) for choice in item.choices or ()]
+        rendered = [render_choice(tokenizer, list(item.messages), choice) for choice in item.choices or ()]
+        if not all(ids for _, ids in rendered):
+            raise InputError(f"{suite.name}: item {item.id!r} has a choice without a text, which has no likelihood")
         if max(len(asked) + len(ids) for asked, ids in rendered) > room:
             continue
         prompts[item.id] = RenderedPrompt(item.id, tuple(rendered[0][0]), item.messages[-1]["content"])
@@ -87,11 +89,15 @@ def _by_likelihood(loop: Inference, suite: MultipleChoice, items: Sequence[Promp
     right = []
     for item in items:
         options = by_prompt.get(item.id, [])
-        divisors = [len(option.ids) if suite.score == "per_token" else 1 for option in options]
-        values = [scored.of(option) / divisor for option, divisor in zip(options, divisors, strict=True)]
+        values = [scored.of(option) / _length(suite, option) for option in options]
         right.append(bool(values) and values.index(max(values)) == item.right_choice)
     too_long = len(items) - len(prompts)
     return Outcome(policy, list(map(float, right)), {"prompt too long": too_long} if too_long else {})
+
+
+def _length(suite: MultipleChoice, choice: Response) -> int:
+    """What a choice's summed log-likelihood is divided by."""
+    return {"summed": 1, "per_token": len(choice.ids), "per_character": len(choice.text)}[suite.score]
 
 
 def _by_generation(loop: Inference, suite: MultipleChoice, items: Sequence[Prompt], policy: Policy) -> Outcome:

@@ -14,6 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*([\w+#.-]*)[^\n`]*$", re.MULTILINE)
+# CodeLlama's and others' marks of code (2308.12950, appendix B)
+_TAGGED = re.compile(
+    r"\[PYTHON\]\n?(.*?)(?:\[/PYTHON\]|\Z)|<(code|python)>\n?(.*?)(?:</\2>|\Z)", re.DOTALL | re.IGNORECASE
+)
+_CODE_BEGINS = re.compile(
+    r"^(?:import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b|@\w|(?:async[ \t]+)?def[ \t]+\w|class[ \t]+\w)", re.M
+)
+_CODE_LINE = re.compile(  # what a line at the margin may be in code, and is not in a sentence
+    r"[ \t)\]}#@'\"]|(?:import|from|return|raise|assert|global|del|async|def|class)\b|(?:pass|else:|try:|finally:)"
+    r"|(?:if|elif|for|while|with|except|match)\b.*:[ \t]*(?:#.*)?$|[\w.,\[\] *:]+[-+*/|&^%@]?=(?!=)|[\w.]+\("
+)
 _PYTHON = ("python", "py", "python3", "")
 # Where a continuation of the prompt ends (2107.03374, section 2.1), and what chat models put after it.
 _STOPS = re.compile(r"^(?:class|def|#|if|print|@|```|~~~)", re.MULTILINE)
@@ -21,7 +32,8 @@ _FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
 def extract_code(text: str, names: Sequence[str] = ()) -> str:
-    """The code in a response: a fenced block if there is one, else the text itself.
+    """The code in a response: a fenced block if there is one, or one that [PYTHON] or <code> marks, else what stands in
+    the text like code, else the text itself.
 
     Of several blocks: the last that defines one of `names`, else the last that defines anything, else the first; blocks
     in another language count only where no other is there. A block that is never closed goes to the end (the response
@@ -30,7 +42,8 @@ def extract_code(text: str, names: Sequence[str] = ()) -> str:
     text = text.replace("\r\n", "\n")
     fences = list(_FENCE.finditer(text))
     if not fences:
-        return text
+        tagged = [one[1] or one[3] or "" for one in _TAGGED.finditer(text)]
+        return _chosen([_flush(one) for one in tagged], names) if tagged else _without_prose(text, names)
     if len(fences) == 1 and not fences[0][1] and text[: fences[0].start()].strip():
         return text[: fences[0].start()]
     blocks: list[tuple[str, str]] = []
@@ -38,9 +51,33 @@ def extract_code(text: str, names: Sequence[str] = ()) -> str:
         inside = text[opening.end() + 1 : closing.start() if closing else len(text)]
         blocks.append((opening[1].lower(), inside if opening[1] else inside.lstrip("\n")))
     code = [inside for language, inside in blocks if language in _PYTHON] or [inside for _, inside in blocks]
-    code = [_flush(inside) for inside in code]
+    return _chosen([_flush(inside) for inside in code], names)
+
+
+def _chosen(code: Sequence[str], names: Sequence[str]) -> str:
     defining = [one for one in code if names and _defines(one, names)]
     return (defining or [one for one in code if _defines(one, ())] or code[:1])[-1]
+
+
+def _without_prose(text: str, names: Sequence[str]) -> str:
+    """The code among sentences: from the first line that begins some to the first at the margin that is none, of
+    several such parts the one that `extract_code` would choose. The text itself where nothing is defined at the
+    margin, or the text begins with a continuation."""
+    if not _defines(text, ()) or text.lstrip("\n")[:1] in (" ", "\t"):
+        return text
+    parts: list[list[str]] = []
+    within = quoted = False
+    for line in text.split("\n"):
+        code = quoted or not line.strip() or bool(_CODE_LINE.match(line))
+        if not within and _CODE_BEGINS.match(line):
+            parts.append([])
+            within = True
+        elif within and not code:
+            within = False
+        if within:
+            parts[-1].append(line)
+            quoted ^= (line.count('"""') + line.count("'''")) % 2 == 1
+    return _chosen(["\n".join(part).rstrip() + "\n" for part in parts], names)
 
 
 def humaneval_program(task: Mapping[str, Any], response: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfimprove.evaluation.matches import with_interval
-from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference, wilson_interval
+from selfimprove.evaluation.statistics import paired_difference, share_interval, wilson_interval
 
 BINS = 10  # of the edit ratio, from 0 to 1
 TRUNCATED, TOO_LONG = "truncated", "prompt too long"
@@ -100,8 +100,8 @@ def between(first: Sequence[Attempt], second: Sequence[Attempt]) -> dict[str, An
 
     `delta` and the four transitions are over the items whose value is known in both, so that delta = i_to_c - c_to_i
     and the four sum to one. `change` (another answer), `copy` (the whole text, character for character), `edit_ratio`
-    (mean and counts of ten equal bins from 0 to 1) are over those with a text in both. A share's interval is Wilson's,
-    since a bootstrap of a share of 0 has no width; those of `delta` and of the ratio's mean come from drawing items.
+    (mean and counts of ten equal bins from 0 to 1) are over those with a text in both. A share's interval is Wilson's;
+    those of `delta` and of the ratio's mean are of its kind (`bounded_interval`).
     """
     pairs = list(zip(first, second, strict=True))
     known = [(a.value, b.value) for a, b in pairs if a.value is not None and b.value is not None]
@@ -116,7 +116,7 @@ def between(first: Sequence[Attempt], second: Sequence[Attempt]) -> dict[str, An
         "change": share([a.answer != b.answer for a, b in said]),
         "copy": share([a.text == b.text for a, b in said]),
         "edit_ratio": {
-            **with_interval(bootstrap_interval(ratios), len(ratios)),
+            **with_interval(share_interval(ratios), len(ratios)),
             "histogram": np.histogram(ratios, BINS, (0, 1))[0].tolist(),
         }
         if ratios

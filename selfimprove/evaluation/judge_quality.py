@@ -97,7 +97,7 @@ def quality(
         preferences: of both orders together, see `Match.preference`.
 
     `accuracy` is the mean over both orders of being right (a tie counts half), as LLMBar takes it (arXiv 2310.07641);
-    pairs whose votes are even have no right answer and are in no accuracy. Intervals: 95%, bootstrap over pairs.
+    pairs whose votes are even have no right answer and are in no accuracy. Intervals: 95%, over pairs.
     """
     labels = [_label(pair) for pair in pairs]
     both, straight, groups = [], [], dict[str, list[float]]()

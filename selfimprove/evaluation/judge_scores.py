@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from selfimprove.evaluation.matches import with_interval
-from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference, share_interval
+from selfimprove.evaluation.statistics import bounded_interval, mean_interval, paired_difference
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
@@ -195,7 +195,7 @@ def _within(scores: Floats, graded: Graded) -> dict[str, float] | None:
     """Mean over prompts of Spearman's correlation over their responses; None where both vary in none."""
     rows = (np.flatnonzero(graded.prompts == prompt) for prompt in np.unique(graded.prompts))
     each = [found for own in rows if (found := spearman(scores[own], graded.gold[own])) is not None]
-    return with_interval(bootstrap_interval(each), len(each)) if each else None
+    return with_interval(bounded_interval(each, (-1, 1)), len(each)) if each else None
 
 
 def best_of_n(scores: Floats, graded: Graded) -> tuple[Floats, dict[str, Any] | None]:
@@ -220,7 +220,7 @@ def best_of_n(scores: Floats, graded: Graded) -> tuple[Floats, dict[str, Any] | 
         "minus_shortest": _picked(-lengths, graded.gold, graded),
     }
     return picked, {
-        **with_interval(share_interval(picked[there]), int(there.sum())),
+        **with_interval(mean_interval(picked[there]), int(there.sum())),
         "mean_length": float(length[there].mean()),
         **{name: _paired(other[there], picked[there]) for name, other in others.items()},
     }

@@ -109,6 +109,19 @@ def length_controlled_win_rate(
     return LengthControlled(value, low, high, length, hardness, model, strength, tuple(drawn))
 
 
+def contradiction(win_rate: float, controlled: float) -> str | None:
+    """The warning of alpaca_eval (`get_is_extreme_changes`) where the length-controlled win rate is far from the raw
+    one, both in percent: by more than 10 points and by more than a quarter of the way to 0 or to 100. None where it is
+    not."""
+    fall, rise = max(win_rate / 4, 10), max((100 - win_rate) / 4, 10)
+    if win_rate - fall <= controlled <= win_rate + rise:
+        return None
+    return (
+        f"Length controlled win rate is very different from the raw one: {controlled:.1f}% vs {win_rate:.1f}%. "
+        "This might be a sign of failure of the GLM."
+    )
+
+
 def _standardised(difference: Floats, centred: bool) -> tuple[Floats, float]:
     """Length differences as the model takes them, and where a difference of zero lies among them."""
     deviation = difference.std(ddof=1) or 1.0  # all differences alike: nothing to control, and no division by zero

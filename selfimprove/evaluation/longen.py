@@ -18,7 +18,7 @@ from selfimprove.evaluation.dialogues import draw_by_group
 from selfimprove.evaluation.judge_questions import response_question
 from selfimprove.evaluation.matches import require_enough, with_interval
 from selfimprove.evaluation.outcome import Outcome
-from selfimprove.evaluation.statistics import bootstrap_interval, share_interval, wilson_interval
+from selfimprove.evaluation.statistics import bootstrap_interval, mean_interval, share_interval, wilson_interval
 from selfimprove.evaluation.suites import LengthSuite, Loaded, graded, load_suite
 from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
 from selfimprove.policy import Policy
@@ -129,8 +129,8 @@ def length_figures(
         "languages": {name: with_interval(share_interval(some), len(some)) for name, some in by_language.items()},
         "words": with_interval(bootstrap_interval(words), len(words)) | {"median": float(np.median(words))},
         "unfinished": with_interval(wilson_interval(unfinished, len(known)), len(known)) if known else None,
-        "distinct_4": _mean(distinct),
-        "longest_repeat": _mean(repeats),
+        "distinct_4": with_interval(share_interval(distinct), len(distinct)),
+        "longest_repeat": with_interval(bootstrap_interval(repeats), len(repeats)),
         "quality": None,
         "items": [
             {"id": item.id, "kind": demand.kind, "asked": demand.words, "words": count, "score": score}
@@ -143,10 +143,6 @@ def length_figures(
             for item, one, count, score in list(zip(items, written, words, scores, strict=True))[:_EXAMPLES]
         ],
     }
-
-
-def _mean(values: Sequence[float]) -> dict[str, float]:
-    return with_interval(bootstrap_interval(values), len(values))
 
 
 def _add_quality(
@@ -178,11 +174,16 @@ def _quality(suite: LengthSuite, items: Sequence[Prompt], judge: Judge, asked: A
         scores = judge.rubric.named(asked.texts[item.id])[0] if options.names and value is not None else None
         for name, score in (scores or {}).items():
             dimensions.setdefault(name, []).append(score)
-    return _mean([value for value in values if value is not None]) | {
+    bounds = None if options.low is None or options.high is None else (options.low, options.high)
+
+    def mean(some: Sequence[float]) -> dict[str, float]:
+        return with_interval(mean_interval(some, bounds), len(some))
+
+    return mean([value for value in values if value is not None]) | {
         "judge": judge.name,
         "rubric": judge.rubric.name,
         "scale": [options.low, options.high],
-        "dimensions": {name: _mean(some) for name, some in dimensions.items()},
+        "dimensions": {name: mean(some) for name, some in dimensions.items()},
         "missing": missing,
         "cost": as_event(asked.cost),
     }

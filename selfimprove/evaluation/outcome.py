@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfimprove.evaluation.statistics import bootstrap_interval, paired_difference, share_interval
+from selfimprove.evaluation.statistics import bootstrap_interval, mean_interval, paired_difference
 from selfimprove.policy import Policy
 
 
 @dataclass(frozen=True)
 class Outcome:
     """`values`: one for each item, in the items' order; None is missing. `failures`: the policy's own, which count as
-    wrong, by reason. `figures`: what else belongs into the event. `resampled`: see `LengthControlled`."""
+    wrong, by reason. `figures`: what else belongs into the event. `resampled`: see `LengthControlled`. `bounds`: what
+    the values cannot leave, None where that is [0, 1] or not known."""
 
     policy: Policy
     values: Sequence[float | None]
     failures: dict[str, int] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     resampled: Sequence[float] = ()
+    bounds: tuple[float, float] | None = None
 
     def mean(self) -> float:
         """Of the values that are there."""
@@ -27,17 +29,17 @@ class Outcome:
         return sum(known) / len(known)
 
     def interval(self) -> tuple[float, float, float]:
-        """(mean, low, high) with 95%: Wilson's for right and wrong, else (as a judge's verdicts) the bootstrap over
-        items."""
+        """(mean, low, high) with 95%: Wilson's for right and wrong, see `mean_interval`."""
         known = [float(value) for value in self.values if value is not None]
-        judged = "rating" in self.figures or "preference" in self.figures
-        return bootstrap_interval(known) if judged else share_interval(known)
+        if self.bounds is None and "rating" in self.figures:  # ones are no share
+            return bootstrap_interval(known)
+        return mean_interval(known, self.bounds)
 
 
 def paired_change(before: Outcome, after: Outcome) -> dict[str, Any] | None:
-    """The change over the items that both have a value for, with its 95% bootstrap interval; None without any."""
+    """The change over the items that both have a value for, with its 95% interval; None without any."""
     both = [(a, b) for a, b in zip(before.values, after.values, strict=True) if a is not None and b is not None]
     if not both:
         return None
-    difference, low, high = paired_difference([a for a, _ in both], [b for _, b in both])
+    difference, low, high = paired_difference([a for a, _ in both], [b for _, b in both], bounds=after.bounds)
     return {"against": before.policy.name, "difference": difference, "low": low, "high": high, "n": len(both)}

@@ -15,7 +15,7 @@ from selfimprove.data.sources import Prompt
 from selfimprove.evaluation.alpaca import instruction_index, shipped_gamed
 from selfimprove.evaluation.dialogues import Answers, Opponent, answer_items
 from selfimprove.evaluation.judge_questions import pair_question, response_question
-from selfimprove.evaluation.length_control import LengthControlled, length_controlled_win_rate
+from selfimprove.evaluation.length_control import LengthControlled, contradiction, length_controlled_win_rate
 from selfimprove.evaluation.matches import (
     EACH_BY_ITSELF,
     Match,
@@ -77,6 +77,7 @@ def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, oppon
         **_rates(rate),
         "missing": missing,
         "length_controlled": _shares(controlled),
+        "length_warning": contradiction(rate.win_rate, controlled.win_rate) if controlled else None,
         "published_form": _is_published_form(suite, items, judge, opponent),
         "mean_length": float(np.mean(lengths[0])),
         "against_mean_length": float(np.mean(lengths[1])),

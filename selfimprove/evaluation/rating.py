@@ -14,7 +14,7 @@ from selfimprove.evaluation.dialogues import Answers, answer_items
 from selfimprove.evaluation.judge_questions import response_question
 from selfimprove.evaluation.matches import require_enough, with_interval
 from selfimprove.evaluation.outcome import Outcome
-from selfimprove.evaluation.statistics import bootstrap_interval
+from selfimprove.evaluation.statistics import mean_interval
 from selfimprove.evaluation.suites import Loaded, RatingSuite
 from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
 from selfimprove.judging.functions import Verdict
@@ -43,6 +43,7 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
             questions[f"{item.id}|{turn + 1}"] = response_question(judge.rubric, item, turn, said)
     asked = ask_judge(loop, judge, questions, f"{suite.name} judge")
     low, high = judge.rubric.options.low, judge.rubric.options.high
+    bounds = None if low is None or high is None else (low, high)
     turns = [[_verdict(asked, item, turn, low) for turn in range(1 + len(item.later_turns))] for item in items]
     values = [_mean([value for value, _ in one]) for one in turns]
     missing = dict(Counter(why for one in turns for _, why in one if why))
@@ -54,7 +55,7 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
         "rubric": judge.rubric.name,
         "low": low,
         "high": high,
-        "turns": _by_turn(turns),
+        "turns": _by_turn(turns, bounds),
         "missing": missing,
         "mean_length": float(np.mean([sum(map(len, answers.texts[item.id])) for item in items])),
         "truncated": answers.truncated,
@@ -68,6 +69,7 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
         values,
         {"prompt too long": too_long} if too_long else {},
         {"rating": figures},
+        bounds=bounds,
     )
 
 
@@ -80,12 +82,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _by_turn(turns: Sequence[Sequence[Verdict]]) -> dict[str, dict[str, float]]:
+def _by_turn(turns: Sequence[Sequence[Verdict]], bounds: tuple[float, float] | None) -> dict[str, dict[str, float]]:
     found = {}
     for turn in range(max(map(len, turns))):
         known = [value for one in turns if turn < len(one) and (value := one[turn][0]) is not None]
         if known:
-            found[str(turn + 1)] = with_interval(bootstrap_interval(known), len(known))
+            found[str(turn + 1)] = with_interval(mean_interval(known, bounds), len(known))
     return found
 
 

@@ -43,12 +43,13 @@ class ExactMatch(_Generated):
 
 
 class MultipleChoice(_Generated):
-    """`by: likelihood`: the choice with the highest log-likelihood (`score`: summed, or per token) is the answer.
+    """`by: likelihood`: the choice whose text has the highest log-likelihood is the answer (`score`: summed, lm-eval's
+    `acc`; over its characters, lm-eval's `acc_norm`; or over its tokens).
     `by: generation`: the choices are shown with numbers, and the answer is read from what is written."""
 
     kind: Literal["multiple_choice"]
     by: Literal["likelihood", "generation"] = "likelihood"
-    score: Literal["summed", "per_token"] = "per_token"
+    score: Literal["summed", "per_token", "per_character"] = "per_token"
 
 
 class _Checked(_Generated):

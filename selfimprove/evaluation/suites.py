@@ -131,6 +131,16 @@ def _parsed(path: Path, change: dict[str, Any]) -> Suite:
             "data": {key: kept[key] for key in ("fields", "template", "where") if key in kept}
             | {"path": change["data"]}
         }
+    of_data = {key: change[key] for key in ("fields", "where", "template") if key in change}
+    if of_data:  # these alone change how the data are read
+        change = {key: value for key, value in change.items() if key not in of_data}
+        given = change.get("data", values.get("data"))
+        read: dict[str, Any] = dict(given) if isinstance(given, dict) else {"path": given}
+        for key, value in of_data.items():
+            read[key] = {**read.get(key, {}), **value} if isinstance(value, dict) else value
+        if "template" in of_data:
+            read["fields"] = {role: name for role, name in read.get("fields", {}).items() if role != "prompt"}
+        change = change | {"data": read}
     return _checked(path, values | change, change)
 
 

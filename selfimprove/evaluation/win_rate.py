@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from selfimprove.evaluation.statistics import bootstrap_interval
+from selfimprove.evaluation.statistics import share_interval
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class WinRate:
     """How often a model beats its opponent. Rates and their interval in percent, counts of instructions.
 
     `standard_error` is the standard deviation (n - 1) of the preferences over the root of n; `low` and `high` are the
-    95% bootstrap interval over instructions. `discrete` counts a preference above one half as a win, one half as half a
-    win. `missing` instructions are in no rate.
+    95% interval over instructions (Wilson's where none is a tie). `discrete` counts a preference above one half as
+    a win, one half as half a win. `missing` instructions are in no rate.
     """
 
     win_rate: float
@@ -48,7 +48,7 @@ def win_rate(preferences: ArrayLike) -> WinRate:
         raise ValueError("preferences must lie in [0, 1]")
     wins, losses = int((known > 0.5).sum()), int((known < 0.5).sum())
     draws = len(known) - wins - losses
-    mean, low, high = bootstrap_interval(known)
+    mean, low, high = share_interval(known)
     return WinRate(
         win_rate=100 * mean,
         standard_error=float(100 * known.std(ddof=1) / np.sqrt(len(known))),

@@ -1,7 +1,8 @@
 """A judge behind any server that speaks OpenAI's chat protocol: questions in, answers and their first token's
 log-probs out.
 
-Every answer is in the journal the moment it came, so that nothing paid for is asked again. What the server refuses for
+Every answer is in the journal the moment it came, and in that of all judgements (`paid`), which other steps, runs and
+folders read before they ask: nothing paid for is asked again. What the server refuses for
 what it was asked (400: too long, filtered) is a missing answer with a reason, unless it answers nothing at all.
 
 What may pass (no connection, time-out, 429, 5xx, an answer that is none) is asked again with back-off, and the other
@@ -43,10 +44,13 @@ _NO_ANSWER = {
 
 
 class ChatServer:
-    """Asks `server`; see the module. `log_probs`: how many of the likeliest first tokens are wanted, 0 for none."""
+    """Asks `server`; see the module. `log_probs`: how many of the likeliest first tokens are wanted, 0 for none.
+    `paid`: the answers that others had of this judge, to which its own are added."""
 
-    def __init__(self, server: Server, max_new_tokens: int, log_probs: int, journal: Journal) -> None:
-        self._server, self._journal = server, journal
+    def __init__(
+        self, server: Server, max_new_tokens: int, log_probs: int, journal: Journal, paid: Journal | None = None
+    ) -> None:
+        self._server, self._journal, self._paid = server, journal, paid or Journal(None)
         self._options: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0.0}
         if log_probs:
             self._options = {**self._options, "logprobs": True, "top_logprobs": log_probs}
@@ -64,7 +68,7 @@ class ChatServer:
         """
         keys = [digest_of([self._server.model, [dict(turn) for turn in q], self._asked_for]) for q in questions]
         wanted, count = dict(zip(keys, questions, strict=True)), Counter(keys)
-        kept = self._journal.read()
+        kept = self._paid.read() | self._journal.read()
         found = {key: kept[key].responses[0] for key in wanted if key in kept}
         failed_before = {key for key in wanted if f"{key} failed" in kept}
         self._answers_as = next((row["model"] for row in found.values()), None)
@@ -76,6 +80,7 @@ class ChatServer:
 
         def finish(key: str, row: dict[str, Any]) -> None:
             self._journal.add(key, row["model"], [row])
+            self._paid.add(key, row["model"], [row])
             found[key] = row
             advance(count[key])
 

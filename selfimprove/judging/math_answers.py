@@ -15,7 +15,6 @@ import functools
 import importlib.util
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -28,17 +27,12 @@ from typing import Any
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.pool import in_order
+from selfimprove.judging.stated_answers import last_boxed, reference_answer, stated_answer
 
 NO_ANSWER = "no answer found"
 
 _START_SECONDS = 120.0  # importing SymPy on a busy machine
 _MEMORY_BYTES = 4 << 30
-_LONGEST = 2000  # characters, from the end, that are searched for an answer that is not marked
-_AFTER_ANSWER = re.compile(r"answer(?:\s+is)?\s*:?", re.IGNORECASE)
-_DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[")
-_TEXT = re.compile(r"\\(?:text\w*|mathrm|mbox|begin|end)\s*\{[^{}]*\}")
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")  # not a command's name
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)")
 
 
 def math_verdict(response: str, answer: str, seconds: float = 10.0) -> Verdict:
@@ -47,8 +41,7 @@ def math_verdict(response: str, answer: str, seconds: float = 10.0) -> Verdict:
     Missing is what the checker failed at: it ran out of `seconds` or memory, raised, or cannot read the reference.
 
     Args:
-        response: its answer is the last \\boxed{}, else what follows the last "####" (a heading is none), else the
-            last expression, one after "answer" first.
+        response: `stated_answers` says where its answer is looked for.
         answer: GSM8K's solution with its "#### 18", or LaTeX or a number by itself.
 
     Raises:
@@ -72,50 +65,6 @@ def math_verdicts(
 ) -> list[Verdict]:
     """`math_verdict` of each (response, answer), `workers` at a time; `advance(1)` after each. In the order given."""
     return in_order(lambda row: math_verdict(*row, seconds), rows, workers, advance)
-
-
-def stated_answer(response: str) -> str:
-    """The part of a response that holds its answer, in the form math-verify looks for."""
-    boxed = last_boxed(response)
-    if boxed is not None:
-        return _as_answer(boxed)
-    _, marked, after = response.rpartition("####")
-    line = after.strip().split("\n")[0]
-    if marked and not _WORD.search(_TEXT.sub("", line)):  # with words it is a heading
-        return _as_answer(line)
-    # Formulas without dollars are read where nothing else stands on the line, or after "answer".
-    *before, line = response.strip().split("\n")
-    after = _AFTER_ANSWER.split(line)[-1].strip().rstrip(".")
-    bare = (after != line or not before) and not _DELIMITED.search(after) and not _WORD.search(_TEXT.sub("", after))
-    return _as_answer(after) if bare else response[-_LONGEST:]
-
-
-def reference_answer(answer: str) -> str:
-    """The reference, in the same form."""
-    return _as_answer(answer.rpartition("####")[2])
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What is inside the last \boxed{...} or \fbox{...}, or after `\boxed `; None where none is, or it is open."""
-    starts = list(re.finditer(r"\\(?:boxed|fbox)\s*(\{)?", text))
-    if not starts:
-        return None
-    last = starts[-1]
-    if not last[1]:
-        return text[last.end() :].split("$")[0].split("\n")[0].strip() or None
-    depth = 0
-    for match in re.finditer(r"\\.|[{}]", text[last.end() - 1 :], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return text[last.end() : last.end() - 1 + match.start()]
-    return None
-
-
-def _as_answer(text: str) -> str:
-    bare = text.strip().removeprefix("\\$").removeprefix("$").strip().rstrip(".")
-    if _NUMBER.fullmatch(bare):  # 1,000 is a number, though LaTeX could read a list
-        return f"$\\boxed{{{bare.replace(',', '')}}}$"
-    return f"$\\boxed{{{text.strip().strip('$')}}}$" if text.strip() else ""
 
 
 class _Worker:
@@ -216,16 +165,27 @@ def _serve() -> None:
 
 
 def _compare(response: str, answer: str) -> Verdict:
+    if stated_answer(response) == reference_answer(answer) != "":  # SymPy cannot read all that can be equal: 12:00
+        return 1.0, None
     reference = _parsed(reference_answer(answer))
     if not reference:
         return None, "the checker cannot read the reference answer"
-    stated = _parsed_uncached(stated_answer(response))
+    stated = _stated(response)
     if not stated:
         return 0.0, NO_ANSWER
     from math_verify import verify
 
     # The reference goes first: the comparison is not symmetric.
     return float(verify(reference, stated, timeout_seconds=None, raise_on_error=True)), None
+
+
+def _stated(response: str) -> list[Any]:
+    """What the response states, parsed. What is read as text only, and stands in no box, may be prose around a formula,
+    so the whole response is searched too."""
+    stated = _parsed_uncached(stated_answer(response))
+    if stated and all(isinstance(one, str) for one in stated) and last_boxed(response) is None:
+        return _parsed_uncached(response) or stated
+    return stated
 
 
 def _parsed_uncached(text: str) -> list[Any]:

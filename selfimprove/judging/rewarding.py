@@ -39,7 +39,7 @@ from selfimprove.judging.reward_readers import (
     rubric_of_options,
 )
 from selfimprove.judging.rubric import Rubric
-from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem
+from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem, why_failed
 from selfimprove.opening import PLAIN, Opening
 from selfimprove.policy import Policy, pick_device, resolve_policy
 from selfimprove.registry import find_code
@@ -237,8 +237,8 @@ def _code(tests: str, limits: Limits, asked: Sequence[Answered], advance: Advanc
             program = program_of(tests, json.loads(str(one.answer)), one.text)
         except (KeyError, TypeError, ValueError) as error:
             return Rewarded(None, missing=f"the prompt's answer is no task of {tests} ({type(error).__name__})")
-        outcome = run_program(*program, limits).outcome
-        return Rewarded(1.0) if outcome == "passed" else Rewarded(0.0, f"program {outcome}")
+        why = why_failed(run_program(*program, limits))
+        return Rewarded(1.0) if why is None else Rewarded(0.0, why)
 
     return _each(run, asked, advance)
 

@@ -32,6 +32,7 @@ import functools
 import marshal
 import os
 import platform
+import re
 import secrets
 import select
 import shutil
@@ -82,6 +83,16 @@ class Ran:
 
     outcome: Outcome
     detail: str = ""
+
+
+def why_failed(ran: Ran) -> str | None:
+    """What a program came to, in words that can be counted; None where it passed. The sandbox has Python's standard
+    library and no other, so a program that imports numpy fails for that, which is said by name."""
+    if ran.outcome == "passed":
+        return None
+    lacking = re.search(r"No module named '(\w+)", ran.detail)
+    library = f" ({lacking[1]} is not in the sandbox, which has the standard library alone)" if lacking else ""
+    return f"program {ran.outcome}{library}"
 
 
 def run_program(program: str, tests: str = "", limits: Limits = Limits()) -> Ran:

@@ -14,7 +14,7 @@ import numpy as np
 from selfimprove.artefacts import digest_of, write_file
 from selfimprove.data.sources import DataSource, Example, load_examples
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.statistics import bootstrap_interval
+from selfimprove.evaluation.statistics import bounded_interval
 from selfimprove.judging.asking import Judge, as_event, ask_judge, find_judge
 from selfimprove.judging.functions import Verdict
 from selfimprove.judging.rubric import Rubric
@@ -103,12 +103,13 @@ def judge_file(loop: Inference, found: tuple[list[Example], Judge]) -> None:
 
 
 def score_figures(verdicts: Sequence[Verdict], rubric: Rubric) -> dict[str, Any]:
-    """What a `scores` event says of them. Pure. `mean`: with its 95% interval, by bootstrap over the responses;
+    """What a `scores` event says of them. Pure. `mean`: with its 95% interval, over the responses;
     `histogram`: how many scores lie at each whole number (rounded), or, of a scale over 12 or under 3 long, in each
     tenth of it."""
     scores = np.array([score for score, _ in verdicts if score is not None])
-    mean = dict(zip(("value", "low", "high"), bootstrap_interval(scores), strict=True)) if scores.size else None
     low, high = float(rubric.options.low or 0), float(rubric.options.high or 1)
+    found = bounded_interval(scores, (low, high)) if scores.size else None
+    mean = dict(zip(("value", "low", "high"), found, strict=True)) if found else None
     if 3 <= high - low <= 12 and low == int(low):
         names = [f"{whole}" for whole in range(int(low), int(high) + 1)]
         places = np.floor(scores + 0.5).astype(int) - int(low)

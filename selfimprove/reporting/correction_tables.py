@@ -183,8 +183,8 @@ def correction_notes(by_policy: dict[str, Event]) -> list[str]:
     last = turns_of(by_policy)[-1]
     notes = [
         f"Shares of all items in %; the suite's accuracy is Acc@t{last}. Delta and what became of first attempts: from "
-        f"turn 1 to turn {last}. Edit ratio: edit distance / both lengths. [95%]: Wilson's for shares, bootstrap over "
-        "items for differences and the ratio."
+        f"turn 1 to turn {last}. Edit ratio: edit distance / both lengths. [95%]: Wilson's for shares, "
+        "and of its kind for differences and the ratio."
     ]
     if any(dig(event, KEY, "feedback") for event in by_policy.values()):
         notes.append("Before each later attempt the policy wrote feedback on its own answer (Self-Refine).")

@@ -63,5 +63,6 @@ def _in_percent(policy: str, event: Event) -> dict[str, Any]:
         "missing_reasons": as_dict(dig(own, "missing")),
         "win_rate_interval": interval(event),
         "length_controlled_interval": interval(controlled),
+        **({"warning": warning} if (warning := dig(own, "length_warning")) else {}),
         "mean_length": dig(own, "mean_length"),
     }

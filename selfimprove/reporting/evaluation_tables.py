@@ -185,8 +185,7 @@ def _folded(name: str, width: int = 16) -> str:
 
 def _explanations(metric: Metric, by_policy: dict[str, Event]) -> list[str]:
     """What the intervals and the comparison are, and whatever was missing or counted as wrong."""
-    drawn = {"preference": "bootstrap over instructions", "rating": "bootstrap over questions"}
-    drawn[LENGTHS] = "bootstrap over queries"
+    drawn = {"preference": "over instructions", "rating": "over questions", LENGTHS: "over queries"}
     how = "Wilson's interval" if metric.name == "accuracy" else drawn.get(metric.kind, "over the items")
     sentences = [f"[95%]: {how}"]
     against = sorted({name for event in by_policy.values() if (name := text(dig(event, "paired", "against")))})
@@ -205,6 +204,8 @@ def _explanations(metric: Metric, by_policy: dict[str, Event]) -> list[str]:
         if failures := counts(event.get("failures")):
             named = "" if len(by_policy) == 1 else f"{policy}, "
             lines.append(f"{named}{_FAILED.get(metric.kind, 'failures')}: {failures}")
+        if warning := text(dig(event, "preference", "length_warning")):
+            lines.append(warning if len(by_policy) == 1 else f"{policy}: {warning}")
     lines += _flips(by_policy)
     missing = Counter[str]()
     for event in by_policy.values():

@@ -99,7 +99,7 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
             "of its preferences, the discrete one counts wins and half of the ties. LC, the length-controlled win "
             "rate, is what a regression expects at equal lengths: a judge that likes long outputs gives no credit for "
             "length there. Published numbers compare only with the setting 'as published' (AlpacaEval's instructions "
-            "and opponent) and the same judge. Intervals come from drawing the instructions anew. Missing judgements "
+            "and opponent) and the same judge. Intervals are over the instructions. Missing judgements "
             "are in no rate. Flips are instructions whose winner changed with the order of the outputs; first shown, "
             "the share of judgements that the output shown first won, is 50% for a judge that does not care. A judge "
             "that rates one output is asked about each by itself, in no order; the higher score wins.",
@@ -112,7 +112,7 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
         (
             "rating",
             "How is it rated?",
-            "A judge rates every answer by itself. Intervals come from drawing the questions anew.",
+            "A judge rates every answer by itself. Intervals are over the questions.",
             [
                 ("Ratings", preference_tables.ratings_table(events)),
                 ("Rating by group", tables.groups_table(events, "rating")),

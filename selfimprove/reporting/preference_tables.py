@@ -71,7 +71,7 @@ def win_rates_table(events: Sequence[Event]) -> Table:
                 policy,
                 text(dig(found, "against")),
                 rate(event),
-                rate(dig(found, "length_controlled")),
+                "; ".join(filter(None, (rate(dig(found, "length_controlled")), text(dig(found, "length_warning"))))),
                 fixed(dig(found, "standard_error"), 2, scale=100),
                 fixed(dig(found, "discrete"), scale=100),
                 *(count(dig(found, key)) for key in ("wins", "ties", "losses")),

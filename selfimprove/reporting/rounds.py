@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfimprove.data.rows import Pair, Response, Responses, Scores
-from selfimprove.evaluation.statistics import bootstrap_interval, wilson_interval
+from selfimprove.evaluation.statistics import bounded_interval, wilson_interval
 from selfimprove.evaluation.suites import exact_match
 from selfimprove.gates import response_health
 from selfimprove.judging.agreement import consistency, tie_rate
@@ -65,10 +65,10 @@ def round_figures(
         "prompts": len(responses.by_prompt),
         "responses": len(everything),
         "judge": ranking.judge,
-        "consistency": {"measure": ranking.measure, "mode": ranking.mode, **_over_prompts(agreement)}
+        "consistency": {"measure": ranking.measure, "mode": ranking.mode, **_over_prompts(agreement, (0, 1))}
         if agreement
         else None,
-        "rankings": {"current": ranking.current, "previous": ranking.previous, "tau": _over_prompts(tau)}
+        "rankings": {"current": ranking.current, "previous": ranking.previous, "tau": _over_prompts(tau, (-1, 1))}
         if before
         else None,
         "rewards": {
@@ -108,10 +108,10 @@ def _tau(now: Sequence[float | None], before: Sequence[float | None]) -> float |
     return None if agreement is None else 2 * agreement - 1
 
 
-def _over_prompts(by_prompt: Mapping[str, float | None]) -> dict[str, Any]:
-    """The values over prompts, their mean with its bootstrap interval, and how many are undefined."""
+def _over_prompts(by_prompt: Mapping[str, float | None], bounds: tuple[float, float]) -> dict[str, Any]:
+    """The values over prompts, their mean with its interval, and how many are undefined."""
     known = [value for value in by_prompt.values() if value is not None]
-    mean, low, high = bootstrap_interval(known) if known else (None, None, None)
+    mean, low, high = bounded_interval(known, bounds) if known else (None, None, None)
     return {"mean": mean, "low": low, "high": high, "values": known, "undefined": len(by_prompt) - len(known)}
 
 

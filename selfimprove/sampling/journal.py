@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from selfimprove.artefacts import canonical_json, digest_of, explained_write, sync_folder
 from selfimprove.errors import RunFailed
@@ -69,3 +72,30 @@ class Journal:
                 os.fsync(file.fileno())
             if new:
                 sync_folder(self._path.parent)
+
+
+class SharedJournal(Journal):
+    """A journal that runs share and add to at the same time: a lock beside the file is held for each read and line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._lock = FileLock(path.with_suffix(".lock"))
+
+    def read(self) -> dict[str, Answer]:
+        with self._held():
+            return super().read()
+
+    def add(self, key: str, model: str, responses: Sequence[Mapping[str, Any]]) -> None:
+        with self._held():
+            super().add(key, model, responses)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        folder = Path(self._lock.lock_file).parent
+        with explained_write(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from selfimprove.errors import InputError
-from selfimprove.evaluation.statistics import wilson_interval
+from selfimprove.evaluation.statistics import bounds_of
 from selfimprove.reporting.events import FILE_NAME, Event, read_events
-from selfimprove.reporting.summary import of_kind, round_number
+from selfimprove.reporting.summary import dig, number, of_kind, round_number
 from selfimprove.study.figures import Estimate, Matrix, crossed, crossed_ratio
 from selfimprove.study.plan import Planned, Study
 
@@ -90,12 +90,12 @@ def _row(
     }
     row |= {"metric": first["metric"]} | _value(list(own.values())) | {"start": next(iter(start.values()))["policy"]}
     is_start = all(start[seed] is event for seed, event in own.items())
-    row |= _fields("minus_start", None if is_start else crossed(_difference(own, start)), seed is None)
+    row |= _fields("minus_start", None if is_start else _change(own, start), seed is None)
     for name, placebo in _placebos(study).items():
         other = at(placebo, place) if placebo and arm not in study.placebo else {}
-        row |= _fields(name, crossed(_difference(own, other)), seed is None)
+        row |= _fields(name, _change(own, other), seed is None)
     best = at(study.oracle, place) if study.oracle and study.oracle != arm else {}
-    row |= _fields("gap_to_oracle", crossed(_difference(best, own)), seed is None)
+    row |= _fields("gap_to_oracle", _change(best, own), seed is None)
     share = None
     if best and study.oracle and not is_start:
         both = [seed for seed in own if seed in best]
@@ -116,6 +116,20 @@ def _values(events: Sequence[Event]) -> Matrix:
     return np.array([[np.nan if v is None else v for v in event["values"]] for event in events], dtype=np.float64)
 
 
+def _change(after: Mapping[int, Event], before: Mapping[int, Event]) -> Estimate | None:
+    """`after` - `before` over the seeds of both, with its interval."""
+    bounds = _bounds([*after.values(), *before.values()])
+    return crossed(_difference(after, before), bounds=bounds and (bounds[0] - bounds[1], bounds[1] - bounds[0]))
+
+
+def _bounds(events: Sequence[Event]) -> tuple[float, float] | None:
+    """What a suite's values cannot leave: a rating's scale, or [0, 1] where all lie in it; None where nothing says."""
+    low, high = (number(dig(event, "rating", end)) for event in events[:1] or [{}] for end in ("low", "high"))
+    if low is not None and high is not None:
+        return low, high
+    return bounds_of([value for event in events for value in event["values"] if value is not None])
+
+
 def _difference(after: Mapping[int, Event], before: Mapping[int, Event]) -> Matrix:
     """`after` - `before` for the seeds of both, (seeds, items); (0, 0) without any."""
     both = [seed for seed in after if seed in before]
@@ -128,14 +142,16 @@ def _value(events: Sequence[Event]) -> Row:
     if len(events) == 1:
         return {key: events[0][key] for key in ("value", "low", "high", "n")} | {"seeds": 1}
     values = _values(events)
-    known = values[np.isfinite(values)]
-    estimate = crossed(values)
+    estimate = crossed(values, bounds=_bounds(events))
     if estimate is None:
         return {"value": None, "low": None, "high": None, "n": 0, "seeds": len(events)}
-    low, high = estimate.low, estimate.high
-    if low == high and (known == known[0]).all() and known[0] in (0, 1):  # a bootstrap of equal values claims certainty
-        _, low, high = wilson_interval(int(known[0]) * estimate.n, estimate.n)
-    return {"value": estimate.value, "low": low, "high": high, "n": estimate.n, "seeds": estimate.seeds}
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
+        "seeds": estimate.seeds,
+    }
 
 
 def _fields(name: str, found: Estimate | None, tested: bool) -> Row:
