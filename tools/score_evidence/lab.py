@@ -25,6 +25,7 @@ NAMES = {
     "pair-sft": "Pair-SFT",
     "base-first-attempts": "SCoRe with base first attempts",
     "kl-sum": "SCoRe with summed KL",
+    "mean-mean": "SCoRe with both terms averaged",
 }
 # figure -> (what the page calls it, unit as in cream_evidence.tables)
 FIGURES = {
@@ -87,9 +88,13 @@ class Lab:
             values = {seed: value - others[seed] for seed, value in values.items() if seed in others}
         return over_seeds([values[seed] for seed in sorted(values)]) if values else None
 
-    def codes(self) -> list[str]:
-        """The commits the runs were made with."""
-        return sorted({str(run["git"])[:7] for seeds in self.runs.values() for run in seeds.values()})
+    def codes(self) -> dict[str, dict[str, list[int]]]:
+        """By the commit that the runs were made with: the seeds of each method."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for name in NAMES:
+            for seed, run in sorted(self.runs.get(name, {}).items()):
+                found.setdefault(str(run["git"])[:7], {}).setdefault(name, []).append(seed)
+        return found
 
     def _runs_of(self, method: str) -> dict[int, Run]:
         """Of the base any run of the seed: all methods start from it, and it answers alike in all."""

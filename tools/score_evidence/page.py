@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cream_evidence.intervals import Estimate
 from cream_evidence.tables import seeds_shown, shown, table
-from evidence_words import first_upper
+from evidence_words import first_upper, wrapped
 
 from .claims import CLAIMS, OWN, corrected, direction, quantity
 from .lab import BASE, FIGURES, GREEDY, NAMES, SEEDS, SUITES, Lab, Term
 from .plot import draw
-from .prose import AGAIN, DIFFERENCES, LIMITS, OWN_READING, PLOT, READING, TRAINING, WHAT
+from .prose import AGAIN, DIFFERENCES, LIMITS, OWN_READING, PLOT, READING, REDUCTIONS, TRAINING, WHAT
 from .smollm2 import section
 from .words import COMPARED, base_band, rule, seventh, state, summary, whether_it_pays
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
-LAB_FILE, SMOLLM2_FILE = "lab-score.json", "smollm2-score.json"
+LAB_FILE, SMOLLM2_FILE, REDUCTIONS_FILE = "lab-score.json", "smollm2-score.json", "lab-score-reductions.json"
 _SHOWN = ("t1", "t2", "delta", "i_to_c", "c_to_i", "copy")
 
 
 def load(folder: Path = RESULTS) -> dict[str, Any]:
-    """Both files of results by name; one that is not there has no runs."""
-    files = {name: folder / name for name in (LAB_FILE, SMOLLM2_FILE)}
+    """The files of results by name; one that is not there has no runs."""
+    files = {name: folder / name for name in (LAB_FILE, SMOLLM2_FILE, REDUCTIONS_FILE)}
     return {
         name: json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"runs": {}}
         for name, file in files.items()
@@ -39,12 +39,13 @@ def write_page(docs: Path, results: Mapping[str, Any]) -> Path:
     for name, svg in draw(lab).items():
         (docs / "score" / name).write_text(svg, encoding="utf-8")
     page = docs / "score.md"
-    page.write_text(page_text(lab, results[SMOLLM2_FILE]), encoding="utf-8")
+    others = Lab(results.get(REDUCTIONS_FILE, {"runs": {}})["runs"])
+    page.write_text(page_text(lab, results[SMOLLM2_FILE], others), encoding="utf-8")
     return page
 
 
-def page_text(lab: Lab, smollm2: Mapping[str, Any]) -> str:
-    """The whole page."""
+def page_text(lab: Lab, smollm2: Mapping[str, Any], others: Lab | None = None) -> str:
+    """The whole page. `others`: the runs of `REDUCTIONS_FILE`, whose bases are of another machine."""
     parts = ["# SCoRe and its controls: which of the paper's orderings hold on a small model"]
     if lab.methods():
         parts += [*(summary(lab, suite) for suite in SUITES), whether_it_pays(lab), state(lab)]
@@ -57,7 +58,8 @@ def page_text(lab: Lab, smollm2: Mapping[str, Any]) -> str:
         parts += ["![First against second attempts](score/lab.svg)", PLOT]
         parts += ["## Differences", DIFFERENCES, _to_base(lab), "SCoRe minus each control:", _to_controls(lab)]
         parts += ["## How far training went", TRAINING, _training(lab)]
-        parts += [f"Code of the runs: {', '.join(lab.codes())}."]
+        parts += [made_by(lab)]
+        parts += reductions(others) if others and others.methods() else []
     if said := section(smollm2):
         parts.append(said)
     parts += [LIMITS + base_band(lab), AGAIN]
@@ -99,6 +101,53 @@ def _own(lab: Lab) -> str:
 def _with_n(found: Estimate | None, unit: str) -> str:
     """With the number of seeds where some are missing."""
     return shown(found, unit) + (f", n = {found.n}" if found and found.n < len(SEEDS) else "")
+
+
+def made_by(lab: Lab) -> str:
+    """Which commit made which seeds."""
+    parts = []
+    for code, methods in lab.codes().items():
+        same = {tuple(seeds) for seeds in methods.values()}
+        if len(same) == 1:
+            parts.append(f"{code}: seeds {_seeds(next(iter(same)))} of {', '.join(NAMES[one] for one in methods)}")
+        else:
+            parts.append(f"{code}: " + ", ".join(f"{NAMES[one]} {_seeds(seeds)}" for one, seeds in methods.items()))
+    return wrapped("Code of the runs. " + "; ".join(parts) + ".")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def reductions(lab: Lab) -> list[str]:
+    """What it changes how reward and KL are reduced."""
+    rows = []
+    for suite, title in SUITES.items():
+        for method in lab.methods():
+            found = [lab.estimate(suite, Term(method, one)) for one in (*COMPARED, "copy", "kl_1")]
+            units = [FIGURES[one][1] for one in (*COMPARED, "copy", "kl_1")]
+            cells = [shown(one, unit) for one, unit in zip(found, units, strict=True)]
+            rows.append([title, first_upper(_REDUCED.get(method, NAMES[method])), _n(*found), *cells])
+    header = ["answers", "reward, KL", "seeds", *(FIGURES[one][0] for one in (*COMPARED, "copy", "kl_1"))]
+    compared = []
+    for suite, title in SUITES.items():
+        for method in ("mean-mean", "kl-sum"):
+            found = [lab.estimate(suite, Term(method, one), Term("score", one)) for one in (*COMPARED, "copy", "kl_1")]
+            units = [*("points",) * 4, "h"]
+            cells = [shown(one, unit) for one, unit in zip(found, units, strict=True)]
+            compared.append([title, first_upper(_REDUCED[method]), _n(*found), *cells])
+    header_2 = ["answers", "minus summed, averaged", "seeds", *(FIGURES[one][0] for one in (*COMPARED, "copy", "kl_1"))]
+    return [
+        "## How reward and KL are reduced",
+        REDUCTIONS,
+        table(header, rows),
+        table(header_2, compared),
+        made_by(lab),
+    ]
+
+
+_REDUCED = {"score": "summed, averaged", "mean-mean": "averaged, averaged (the default)", "kl-sum": "summed, summed"}
 
 
 def _methods(lab: Lab, suite: str) -> str:

@@ -16,14 +16,15 @@ and then used for all; no seed of this page was used for a choice.
 
 **Methods**, one line each in `benchmarks/lab/score_methods.py`, all at as many samples, all weights trained, from the
 same base. *SCoRe*: Stage I and Stage II of 75 updates, 128 samples of two attempts an update, alpha 10, beta1 .01,
-beta2 .1, KL to the base averaged per token. *alpha 0*: Stage II without the bonus. *Stage II only*: 150 updates of it.
-*Plain multi-turn RL*: Stage II only, with alpha 0. *Single-turn RL*: 150 updates of twice as many single attempts.
-*STaR*: SFT on the model's own corrections that ended right, in three rounds, with traces that were right twice; once
-more with *corrections only*. *Pair-SFT*: SFT on its own wrong attempts with a right one of the same problem behind.
-Ours: SCoRe *with base first attempts*, which are half of those that Stage II's second attempts read; and *with summed
-KL*, over an answer's tokens, of which there are about six, so about six times as strong. The last policy of a run is
-measured, whatever it was like. Self-Refine is not on the lab: its one-token vocabulary cannot ask for feedback. It is a
-suite for real models (`selfimprove eval self-refine`).
+beta2 .1, KL to the base averaged per token beside a summed reward term, so that with answers of about six tokens the
+betas in force are about a sixth of these (see the section on reductions). *alpha 0*: Stage II without the bonus. *Stage
+II only*: 150 updates of it. *Plain multi-turn RL*: Stage II only, with alpha 0. *Single-turn RL*: 150 updates of twice
+as many single attempts. *STaR*: SFT on the model's own corrections that ended right, in three rounds, with traces that
+were right twice; once more with *corrections only*. *Pair-SFT*: SFT on its own wrong attempts with a right one of the
+same problem behind. Ours: SCoRe *with base first attempts*, which are half of those that Stage II's second attempts
+read; and *with summed KL*, over an answer's tokens, of which there are about six, so about six times as strong. The
+last policy of a run is measured, whatever it was like. Self-Refine is not on the lab: its one-token vocabulary cannot
+ask for feedback. It is a suite for real models (`selfimprove eval self-refine`).
 
 **Two ways to answer.** Greedy, as the paper evaluates; and drawn at temperature 1, as training draws. What training
 improves is the second."""
@@ -56,6 +57,14 @@ difference to it, its cross the 95% interval of that difference, paired by seed;
 TRAINING = """\
 Figures of what training itself drew in its last 10 updates, mean over seeds. KL in nats per token to the base; STaR and
 Pair-SFT have no such updates."""
+
+REDUCTIONS = """\
+The formula has the reward's gradient and the KL of whole responses, both summed over an answer's tokens. Averaging both
+over a turn's tokens keeps their ratio and makes a step independent of the answers' length: that is the default. The
+runs above sum the one and average the other, so that beta in force is beta over the answer's length (here about six
+tokens; at 400 tokens it would be a four-hundredth). The same five seeds on bases that were made again on another
+machine, and so compared with nothing above. Differences are paired by seed; Student's t, nothing allowed for their
+number."""
 
 LIMITS = """\
 ## Limits
