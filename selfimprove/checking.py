@@ -25,7 +25,6 @@ from selfimprove.lengthening_questions import extend
 from selfimprove.recipe import Recipe
 from selfimprove.registry import is_code_file
 from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.narrow import NarrowTable
 from selfimprove.reporting.summary import duration
 from selfimprove.reporting.text import printable
 from selfimprove.run_folder import Run
@@ -351,7 +350,7 @@ def print_status(folder: Path, verify: bool, out: Console) -> None:
         state += f" (its vLLM engine: process {engine})"
     out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False, soft_wrap=True)
     store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
-    table = NarrowTable("step", "seconds", "tokens", "files", box=None, pad_edge=False)
+    table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
     damaged = []
     for artefact in store.all():
         # New times alone (a copied run) are no damage: what looks changed is read.

@@ -328,7 +328,7 @@ def _cached_digest(folder: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(folder: str, trust_remote_code: bool, chat_template_kwargs: str) -> Any:
+def _tokenizer(folder: str, trust_remote_code: bool, chat_template_kwargs: str = "{}") -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -26,6 +26,7 @@ LOOKS = {
     "pair-sft": ("Pair-SFT", COLOURS[2], "D"),
     "base-first-attempts": ("base's first", COLOURS[3], "v"),
     "kl-sum": ("KL summed", COLOURS[3], "^"),
+    "mean-mean": ("both averaged", COLOURS[3], "v"),
 }
 
 
