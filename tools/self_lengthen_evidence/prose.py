@@ -8,8 +8,11 @@ parameters in three rounds of 5,000 instructions.
 
 Here it is SmolLM2-135M-Instruct, two rounds of 24 instructions each (`recipes/data/lengthen`), one answer to each and
 one longer text of each answer, with up to two micro-iterations and three tries; texts of at most 512 tokens at a time,
-of 60 to 399 words for the final model: the recipe `smollm2-135m/self-lengthen`, seeds 0, 1 and 2. A seed draws its own
-instructions for each round, and everything else with them.
+of 60 to 399 words for the final model: seeds 0, 1 and 2. A seed draws its own instructions for each round, and
+everything else with them. These are the recipe `smollm2-135m/self-lengthen` with the settings it had then: temperature
+1, top-p .95, no repetition penalty and no stop texts, both roles trained from the base in every round
+(`self_lengthen.restart: true`), the last Extender too, and the length demand always behind the instruction. The recipe
+now has the authors' sampling and adapters that go on; that was not measured yet.
 
 The temperature of 1.0 was chosen on training instructions by acceptance alone, before these runs: at 0.7 the model
 repeats itself and does not come to an end (12 of 24 answers and none of 12 longer texts passed in one try; at 1.0 17 of
