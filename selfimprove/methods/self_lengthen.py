@@ -17,11 +17,15 @@ length demand is written into each instruction, and the final model, from the ba
 Where this differs from the authors' code:
 - Their driver is a shell script around a patched server, which ends each stage when 95% of the requests are back and so
   favours short texts. Here none is dropped: a whole batch is asked, and what failed is asked again, at most so often.
-- A text of fewer than three paragraphs is cut at sentences, since half of one paragraph is nothing.
-- Of a new instruction the first line is taken that does not lead to the next, without number and quotes. The pool
-  begins anew every `pool_restart` kept ones. Equal lengths are ranked in their order.
-- A length demand stands in one of three places (in front, behind, in a line of its own), in the rubric's digits; theirs
-  is worked in by a model, half of the Chinese ones in Chinese numerals.
+- A text of fewer than three paragraphs is cut at sentences, since half of one paragraph is nothing. A text that did not
+  end by itself is rejected, whatever its last character.
+- Of a new instruction the first line is taken that does not lead to the next, without number and quotes. New ones are
+  asked for all at once; those that were kept join the pool, the round's own prompts, between tries and not one by one,
+  and it begins anew every `pool_restart` kept ones. Equal lengths are ranked in their order.
+- A length demand stands in front, behind, or in a line of its own, in Arabic numerals; theirs is worked in by a model,
+  half of the Chinese ones in Chinese numerals. Their Chinese demands have less and more the wrong way round; ours not.
+- The wording of the questions is this project's, and they are English in every language: under `language: zh` the
+  rules, the unit and the demands are Chinese. Lengths in demands are multiples of `step`.
 - Their weight decay is 0 (the recipes say so; the trainer's default is 0.01), their rank and batch are not known.
 What does not fit the model's context is left out and counted, never cut. All texts are in the run's `texts.jsonl`.
 """
