@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import torch
 
-from selfimprove.builtin import fetch_builtin
-from selfimprove.steps import environment
+from selfimprove.models.builtin import fetch_builtin
+from selfimprove.steps.run import environment
 
 # hidden, intermediate, layers, heads, key-value heads: about the parameters their names say, with 49,152 tokens.
 SHAPES = {

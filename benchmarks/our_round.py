@@ -13,17 +13,18 @@ from stages import EVALUATION, Clock, RoundTimes, Stage
 
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.data.rows import RenderedPrompt
-from selfimprove.evaluation.suites import ExactMatch
-from selfimprove.floor import step_work
-from selfimprove.loop import Loop
+from selfimprove.loop.loop import Loop
+from selfimprove.loop.record import Round
 from selfimprove.methods.cream import cream
-from selfimprove.policy import MODELS, Policy
-from selfimprove.recipe import Recipe
-from selfimprove.record import Round
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
-from selfimprove.sampling import close_engine
-from selfimprove.steps import StepRequest
+from selfimprove.models.loading import MODELS
+from selfimprove.models.policy import Policy
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.sampling.backends import close_engine
+from selfimprove.steps.floor import step_work
+from selfimprove.steps.run import StepRequest
+from selfimprove.suites.suites import ExactMatch
 
 
 @dataclass

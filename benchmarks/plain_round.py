@@ -25,7 +25,7 @@ from stages import CLOCKS, EVALUATION, Clock, RoundTimes, Stage
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from selfimprove.floor import sampling_work, scoring_work, training_work
+from selfimprove.steps.floor import sampling_work, scoring_work, training_work
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
     python benchmarks/round.py --device cuda --random-model 1B --prompts 512 sampling.max_new_tokens=128
 
 A round begins with nothing loaded and M1 on disk, and ends with M2 on disk; its evaluation is timed apart, an engine's
-start too. The two sides take turns. Floors (see `selfimprove/floor.py`) are measured in the same process. Let nothing
-else run meanwhile: the result says whether the machine was quiet.
+start too. The two sides take turns. Floors (see `selfimprove/steps/floor.py`) are measured in the same process. Let
+nothing else run meanwhile: the result says whether the machine was quiet.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rich.console import Console
 from stages import CLOCKS, RoundTimes, summary, table
 
 from selfimprove.artefacts import write_json
-from selfimprove.floor import machine_speed, model_size
-from selfimprove.policy import load_tokenizer, pick_device
+from selfimprove.models.policy import load_tokenizer, pick_device
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import Recipe, load_recipe
+from selfimprove.recipe.recipe import Recipe, load_recipe
+from selfimprove.steps.floor import machine_speed, model_size
 from selfimprove.training.stages import batch_split
 
 RESULTS = Path(__file__).parent / "results"

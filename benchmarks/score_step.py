@@ -4,7 +4,7 @@
     python -m benchmarks.score_step --prompt-words 120     # long prompts, where sharing pays more
 
 Sides, in turn in one process: prompts shared and not shared. The floor counts a prompt, and y1 in turn 2, once: see
-`selfimprove/floor.py`; what the policy wrote decides it, so it is of the very samples that were timed.
+`selfimprove/steps/floor.py`; what the policy wrote decides it, so it is of the very samples that were timed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rich.table import Table
 
 import selfimprove
 from benchmarks.machine import Neighbours, description
-from selfimprove.floor import Work, floor_seconds, machine_speed, model_size, sampling_work
-from selfimprove.policy import resolve_policy
+from selfimprove.methods.score import trainer as score_trainer
+from selfimprove.methods.score.rollouts import Episode
+from selfimprove.models.resolve import resolve_policy
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import load_recipe
-from selfimprove.reporting.terminal import Progress
-from selfimprove.training import score_trainer
-from selfimprove.training.rollouts import Episode
+from selfimprove.recipe.recipe import load_recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.floor import Work, floor_seconds, machine_speed, model_size, sampling_work
 
 PARTS = ("sampling", "scoring", "training", "rewards")
 

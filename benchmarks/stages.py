@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from selfimprove.floor import Size, Speed, Work, floor_seconds
+from selfimprove.steps.floor import Size, Speed, Work, floor_seconds
 
 # The stages in order; a side may lack some. "rest": pairing, digests, gates, events, and whatever else passes.
 STAGES = ("load", "sample", "score", "train", "score after", "rest")

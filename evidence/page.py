@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from selfimprove.reporting.summary import between, metric_of
+from selfimprove.report.summary import between, metric_of
 from selfimprove.study.figures import holm
 
 HERE = Path(__file__).parent

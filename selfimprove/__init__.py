@@ -6,15 +6,20 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfimprove.execute import run
-    from selfimprove.policy import Policy
-    from selfimprove.recipe import Recipe, load_recipe
+    from selfimprove.models.policy import Policy
+    from selfimprove.recipe.recipe import Recipe, load_recipe
+    from selfimprove.runs.execute import run
 
 # TRL's trainers report their use to the hub unless told otherwise; a person who wants that sets it to 0.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Policy", "Recipe", "load_recipe", "run"]
-_WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "run": "execute", "Policy": "policy"}
+_WHERE = {
+    "Recipe": "recipe.recipe",
+    "load_recipe": "recipe.recipe",
+    "run": "runs.execute",
+    "Policy": "models.policy",
+}
 
 
 def __getattr__(name: str) -> Any:

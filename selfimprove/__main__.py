@@ -1,5 +1,5 @@
 """`python -m selfimprove`."""
 
-from selfimprove.cli import main
+from selfimprove.cli.main import main
 
 main()

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from selfimprove.chat import check_rendering, check_thought, end_of_turn_id
 from selfimprove.data.leakage import leaks
 from selfimprove.data.rows import LogProbs, Pair, Response, Responses
+from selfimprove.models.chat import check_rendering, check_thought, end_of_turn_id
 
 # Margins below it are rounding: scorer and trainer differ by about 1e-5 nats in fp32, times a beta of 0.1.
 _NO_MARGIN = 1e-5

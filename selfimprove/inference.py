@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,24 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfimprove import gates
-from selfimprove.artefacts import Artefact, Store, digest_of
-from selfimprove.chat import OPENING, Message, accepted_turns, render_prompt, stop_ids
+from selfimprove.artefacts import Artefact, Store
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
-from selfimprove.data.thoughts import opens_thought, said
-from selfimprove.errors import InputError
-from selfimprove.floor import step_floor
-from selfimprove.judge_sections import JudgeOptions, Reader, Reward
-from selfimprove.judging.functions import Verdict, function_step, load_function, reads_rows
-from selfimprove.judging.rewarding import Rewarded, reward_step
-from selfimprove.policy import Policy, adapter_rank, declared_ends, load_tokenizer, pick_device, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.record import Record
+from selfimprove.errors import GateError, InputError
+from selfimprove.models.chat import OPENING, Message, accepted_turns, render_prompt, stop_ids
+from selfimprove.models.context import context_tokens
+from selfimprove.models.policy import Policy, adapter_rank, declared_ends, load_tokenizer, pick_device
+from selfimprove.models.thoughts import opens_thought, said
+from selfimprove.recipe.recipe import Recipe
 from selfimprove.registry import Code, code_at, find_code
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
-from selfimprove.run_data import context_tokens
-from selfimprove.sampling import choose_backend
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.sampling.backends import choose_backend
+from selfimprove.steps.floor import step_floor
+from selfimprove.steps.run import StepRequest, run_step
 
 
 class Written(NamedTuple):
@@ -42,13 +35,18 @@ class Written(NamedTuple):
     cut: bool = False
 
 
-class Inference(Record):
+class Inference:
     """Durable steps over any policies. `base_policy` is the run's own model, None where there is none."""
 
     base_policy: Policy | None = None
 
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
-        super().__init__(recipe, events, progress)
+        self.recipe, self.events, self.progress = recipe, events, progress
+        self.made: list[Policy] = []
+        self._round = 0
+        self._last_margins: list[float] = []
+        self.why_kept = "the last policy"
+        self.last_step = ""  # the folder of the step that was made or found last
         self.store = store
         self._codes: dict[str, Code] = {}
         self.judges_answer_as: dict[str, set[str]] = {}  # by the judge's digest: its server's names for its model
@@ -56,6 +54,32 @@ class Inference(Record):
         given = recipe.training.dtype
         self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
         self.backend, _ = choose_backend(recipe.sampling.backend, self.device)
+
+    def note(self, text: str) -> None:
+        """Tells the person, and the report."""
+        self.progress.note(text)
+        self.events.emit("note", text, text=text)
+
+    def check(self, verdict: gates.Verdict, stop: bool = True) -> None:
+        """Records a gate's verdict, and ends the run if it did not pass (unless `gates.disabled` names it)."""
+        self.events.emit(
+            "gate",
+            f"{self._round}|{len(self.made)}|{verdict.gate}|{verdict.message}",
+            round=self._round,
+            gate=verdict.gate,
+            passed=verdict.passed,
+            value=verdict.value,
+            bound=verdict.bound,
+            message=verdict.message,
+        )
+        if not verdict.passed:
+            if stop and verdict.gate not in self.recipe.gates.disabled:
+                where = f" in round {self._round}" if self._round else ""
+                raise GateError(
+                    f"gate {verdict.gate}{where}: {verdict.message}\n"
+                    f"(`gates.disabled=[{verdict.gate}]` goes on all the same)"
+                )
+            self.note(f"gate {verdict.gate} (not enforced): {verdict.message}")
 
     def step(self, request: StepRequest) -> Artefact:
         """The artefact of a step: found, or made now. Emits the step's event."""
@@ -166,47 +190,6 @@ class Inference(Record):
             self.check(gates.sampler_agrees(responses, scored, bound))
         return scored
 
-    def judged(self, responses: Responses, judge: JudgeOptions) -> dict[str, list[Verdict]]:
-        """Verdicts of a `reward_model` or a `function` on every response, as a durable step."""
-        options: dict[str, Any] = {"dtype": self.dtype}
-        execution: dict[str, Any] = {"device": self.device, "batch_tokens": self.recipe.sampling.batch_tokens}
-        policies, with_rows = {}, False
-        if judge.kind == "reward_model":
-            policies["reward_model"] = resolve_policy(str(judge.model), "judge", self.recipe.opening)
-        else:
-            code = self.code_of(str(judge.function), "judge.function")
-            options, more = function_step(code, judge.version, judge.seconds)
-            execution |= more
-            with_rows = reads_rows(load_function(code, "judge.function"))
-        texts = [
-            {
-                "prompt_id": prompt.id,
-                "index": response.index,
-                "prompt": prompt.text,
-                "text": response.text,
-                "answer": prompt.answer,
-                "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
-                **({"row": json.dumps(prompt.row, default=str, sort_keys=True)} if with_rows else {}),
-            }
-            for prompt, its_responses in responses
-            for response in its_responses
-        ]
-        artefact = self.step(
-            StepRequest(
-                step=judge.kind,
-                label=f"judge {Path(str(judge.model or judge.function)).name}",
-                options=options,
-                inputs={"texts": texts},
-                policies=policies,
-                seed=0,
-                execution=execution,
-            )
-        )
-        verdicts: dict[str, list[Verdict]] = {}
-        for row in artefact.rows():
-            verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
-        return verdicts
-
     def code_of(self, name: str, where: str, search: Sequence[Path] | None = None) -> Code:
         """The user's code of a name, as it was when it was first asked for: InputError if its file has changed since,
         or if two files go by one name."""
@@ -222,52 +205,6 @@ class Inference(Record):
                 "files go by that name; run the same command again, or rename one"
             )
         return self._codes.setdefault(name, found)
-
-    def reward_step(self, reward: Reward) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
-        """(options, policies, execution) of a step that checks answers, on this machine: see `judging/rewarding.py`."""
-        recipe = self.recipe
-        return reward_step(
-            reward,
-            recipe.search_folders(),
-            self.dtype,
-            self.device,
-            recipe.sampling.batch_tokens,
-            recipe.opening,
-        )
-
-    def rewarded(self, responses: Responses, reward: Reward, label: str) -> dict[str, list[Rewarded]]:
-        """The reward of every response, as a durable step. Equal responses to a prompt are checked once: give several
-        turns' attempts in one call, so that a copy is never right where the first attempt was wrong."""
-        texts = [
-            {
-                "prompt_id": prompt.id,
-                "index": response.index,
-                "prompt": prompt.conversation if reward.kind in ("rubric", "reward_model") else prompt.text,
-                "text": response.text,
-                "answer": prompt.answer,
-                "truncated": response.finish == "length",
-            }
-            for prompt, its_responses in responses
-            for response in its_responses
-        ]
-        found: dict[str, list[Rewarded]] = {id: [] for id in responses.by_prompt}
-        if not texts:
-            return found
-        options, policies, execution = self.reward_step(reward)
-        artefact = self.step(
-            StepRequest(
-                step="rewards",
-                label=label,
-                options=options,
-                inputs={"texts": texts},
-                policies=policies,
-                seed=0,
-                execution=execution,
-            )
-        )
-        for row in artefact.rows():
-            found[row["prompt_id"]].append(Rewarded(row["value"], row["failure"], row["missing"]))
-        return found
 
     def ask(
         self, policy: Policy, questions: Mapping[str, Sequence[Message]], new_tokens: int, label: str
@@ -308,66 +245,6 @@ class Inference(Record):
                 f"(with {new_tokens} new ones) and are not asked"
             )
         return fitting
-
-    def ask_server(
-        self, judge: Reader, questions: Mapping[str, Sequence[Message]], new_tokens: int, log_probs: int, label: str
-    ) -> list[dict[str, Any]]:
-        """Answers of the judge's server, one row for each question: see `judging/chat_server.py`."""
-        assert judge.server is not None
-        if not questions:
-            return []
-        artefact = self.step(
-            StepRequest(
-                step="ask_server",
-                label=f"{label} ({judge.server.model})",
-                options={
-                    "model": judge.server.model,
-                    "judge_version": judge.version,
-                    "max_new_tokens": new_tokens,
-                    "log_probs": log_probs,
-                },
-                inputs={
-                    "questions": [
-                        {"prompt_id": id, "messages": json.dumps([dict(turn) for turn in messages])}
-                        for id, messages in questions.items()
-                    ]
-                },
-                policies={},
-                seed=0,
-                execution={"server": judge.server.model_dump(), "paid": str(self._paid(judge))},
-            )
-        )
-        return artefact.rows()
-
-    def _paid(self, judge: Reader) -> Path:
-        """All answers of a served judge: in the recipe's `store`, else beside the runs (`runs/.judgements`), so that
-        another limit, policy or folder finds them; in the run's own folder where nothing can be written beside it."""
-        beside = Path(self.recipe.store or Path(self.recipe.output).absolute().parent)
-        folder = beside if self.recipe.store or os.access(beside, os.W_OK) else self.store.folder
-        model = judge.server.model if judge.server else ""
-        name = re.sub(r"[^\w.-]+", "-", model)[-60:].strip("-.")
-        return folder.absolute() / ".judgements" / f"{name}-{digest_of([model, judge.version])[:12]}.jsonl"
-
-    def verified(
-        self, checker: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any], label: str
-    ) -> dict[str, tuple[float | None, str | None, str | None]]:
-        """What a checker says of each row, by its `prompt_id`: (1.0 right or 0.0 wrong, None, why it is wrong), or
-        (None, why the checker failed, None). `checker`: `math` (rows of `text` and `answer`) or `code` (of `program`
-        and `tests`, in the sandbox)."""
-        if not rows:
-            return {}
-        artefact = self.step(
-            StepRequest(
-                step=f"verify_{checker}",
-                label=label,
-                options=options,
-                inputs={"rows": rows},
-                policies={},
-                seed=0,
-                execution={},
-            )
-        )
-        return {row["prompt_id"]: (row["value"], row["missing"], row["failure"]) for row in artefact.rows()}
 
     def _backend_for(self, policy: Policy) -> str:
         """A server serves the run's own model; any other (a judge) is read here."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from selfimprove.errors import Interrupted
 
 
 def quiet_libraries() -> None:
@@ -30,3 +34,12 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Says how to go on after Ctrl-C, where typer would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from here") from None

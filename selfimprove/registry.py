@@ -1,7 +1,9 @@
-"""The user's own things, by name: `module:thing` on the import path, or `file.py:thing` beside the recipe."""
+"""Things by name: ours, those of installed packages (entry points), and the user's own: `module:thing` on the import
+path, or `file.py:thing` beside the recipe. Nothing is imported before it is asked for."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import sys
@@ -9,10 +11,94 @@ import traceback
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from selfimprove.errors import InputError
+
+# What comes with the package, as `module:thing` of it. An installed package adds its own by entry points of the group
+# `selfimprove.<kind>s`.
+OURS: dict[str, dict[str, str]] = {
+    "method": {
+        "sft": "methods.sft:sft",
+        "dpo": "methods.dpo:dpo",
+        "expert_iteration": "methods.expert_iteration.expert_iteration:expert_iteration",
+        "iterative_dpo": "methods.iterative_dpo:iterative_dpo",
+        "srlm": "methods.srlm:srlm",
+        "cream": "methods.cream:cream",
+        "score": "methods.score.score:score",
+        "star": "methods.star:star",
+        "self_judge": "methods.self_judge.self_judge:self_judge",
+        "self_lengthen": "methods.self_lengthen.self_lengthen:self_lengthen",
+        "evaluate": "tasks.evaluate:evaluate",
+    },
+    "step": {
+        "sample": "sampling.step:SAMPLE",
+        "log_probs": "scoring.step:LOG_PROBS",
+        "reward_model": "judging.steps:REWARD_MODEL",
+        "function": "judging.steps:FUNCTION",
+        "ask_server": "judging.steps:ASK_SERVER",
+        "verify_math": "judging.steps:VERIFY_MATH",
+        "verify_code": "judging.steps:VERIFY_CODE",
+        "rewards": "judging.steps:REWARDS",
+        "sft": "training.step:SFT",
+        "dpo": "training.step:DPO",
+        "score": "methods.score.step:SCORE",
+        "similarity": "methods.self_judge.steps:SIMILARITY",
+        "judge": "methods.self_judge.steps:JUDGE",
+    },
+}
+
+
+# What was found, by kind and name.
+FOUND: dict[tuple[str, str], Any] = {}
+
+
+@lru_cache
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    """The entry points of other packages; InputError where two go by one name, or one by a name of ours."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"selfimprove.{kind}s"):
+        other = found.get(point.name)
+        if point.name in OURS[kind] or (other and other.value != point.value):
+            theirs = f"{other.value!r}" if other else "selfimprove's own"
+            raise InputError(
+                f"two {kind}s go by the name {point.name!r}: {theirs} and {point.value!r} of an installed package; "
+                "uninstall or rename one"
+            )
+        found[point.name] = point
+    return found
+
+
+def names(kind: str) -> list[str]:
+    """What goes by a plain name: ours in their order, then those of installed packages."""
+    return [*OURS[kind], *sorted(_installed(kind))]
+
+
+def find(kind: str, name: str, search: Sequence[Path] = (), where: str = "") -> Any:
+    """The thing of that name (see the module), imported once.
+
+    Raises InputError, which begins with `where`, where there is none; with the nearest name.
+    """
+    if ":" in name:
+        return load_code(find_code(name, search, where), where)
+    if (kind, name) not in FOUND:
+        if name in OURS[kind]:
+            module, _, thing = OURS[kind][name].partition(":")
+            FOUND[kind, name] = getattr(importlib.import_module(f"selfimprove.{module}"), thing)
+        elif point := _installed(kind).get(name):
+            code = Code(point.value.replace(" ", ""))
+            FOUND[kind, name] = load_code(code, f"{where or kind}: {name!r} of an installed package")
+        else:
+            near = difflib.get_close_matches(name, names(kind), 1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(
+                f"{where or kind}: no {kind} {name!r}; {meant}There are {', '.join(names(kind))}, and your own: "
+                "module:thing, or file.py:thing beside the recipe"
+            )
+    return FOUND[kind, name]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from selfimprove.chat import render_example
-from selfimprove.policy import MODELS, Policy, resolve_policy
+from selfimprove.models.chat import render_example
+from selfimprove.models.loading import MODELS
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import Recipe, make_recipe
+from selfimprove.recipe.recipe import Recipe, make_recipe
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 

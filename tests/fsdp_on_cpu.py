@@ -18,7 +18,7 @@ import accelerate.state
 import torch
 from accelerate.utils import DistributedType
 
-from selfimprove import worker
+from selfimprove.steps import worker
 
 _init = accelerate.state.AcceleratorState.__init__
 _prepare = accelerate.accelerator.fsdp2_prepare_model

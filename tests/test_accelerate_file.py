@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from selfimprove.errors import InputError
-from selfimprove.recipe import load_recipe
-from selfimprove.recipe_sections import Training
+from selfimprove.recipe.recipe import load_recipe
+from selfimprove.recipe.sections import Training
 from selfimprove.shipped import recipes_folder
 from selfimprove.training import accelerate_file
 from selfimprove.training.accelerate_file import (

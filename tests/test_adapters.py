@@ -13,10 +13,12 @@ from peft import AutoPeftModelForCausalLM, IA3Config, LoraConfig, PeftConfig, Pr
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfimprove.adapters import check_trainable, name_base
 from selfimprove.artefacts import sync_tree
 from selfimprove.errors import InputError
-from selfimprove.policy import MODELS, load_tokenizer, resolve_policy
+from selfimprove.models.adapters import check_trainable, name_base
+from selfimprove.models.loading import MODELS
+from selfimprove.models.policy import load_tokenizer
+from selfimprove.models.resolve import resolve_policy
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False)
 IA3 = IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove import cli
+from selfimprove.cli import main as cli
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation import alpaca
-from selfimprove.evaluation.alpaca import Measured, measure, read_annotations, shipped_gamed
-from selfimprove.evaluation.length_control import LengthControlled, contradiction, length_controlled_win_rate
-from selfimprove.evaluation.win_rate import win_rate
 from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
+from selfimprove.suites import alpaca
+from selfimprove.suites.alpaca import Measured, measure, read_annotations, shipped_gamed
+from selfimprove.suites.length_control import LengthControlled, contradiction, length_controlled_win_rate
+from selfimprove.suites.win_rate import win_rate
 
 FIXTURE = Path(__file__).parent / "data" / "alpaca_annotations.csv"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "alpaca_eval"

@@ -12,9 +12,9 @@ import pytest
 from conftest import save_tiny_model, write_jsonl
 
 from selfimprove.errors import RunFailed
-from selfimprove.execute import run
 from selfimprove.judging.rubric import shipped_rubrics
-from selfimprove.recipe import make_recipe
+from selfimprove.recipe.recipe import make_recipe
+from selfimprove.runs.execute import run
 
 _DRAWN = {"sample", "log_probs"}
 # option: (a change of it, the steps that are made anew; where others are picked, their rewards too)

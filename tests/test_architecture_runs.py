@@ -25,9 +25,11 @@ from test_training import LORA, request
 
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.errors import InputError
-from selfimprove.policy import Policy, load_base, resolve_policy
-from selfimprove.reporting.terminal import Progress
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.models.loading import load_base
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.run import StepRequest, run_step
 from selfimprove.training.stages import made_policy, read_history
 from selfimprove.training.trained_parts import beside_text, train_all_weights
 

@@ -12,15 +12,18 @@ import torch
 from architectures import REFUSED, WORKS, save_architecture
 from conftest import byte_tokenizer
 
-from selfimprove.batching import pad_left, positions
-from selfimprove.chat import render_prompt, stop_ids
-from selfimprove.configuration import as_configured
 from selfimprove.errors import InputError
-from selfimprove.policy import declared_ends, load_base, resolve_policy
-from selfimprove.run_data import context_tokens
-from selfimprove.sampling import Decoding, Request
+from selfimprove.models.batching import pad_left, positions
+from selfimprove.models.chat import render_prompt, stop_ids
+from selfimprove.models.configuration import as_configured
+from selfimprove.models.context import context_tokens
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import load_base
+from selfimprove.models.log_probs import Group, token_log_probs
+from selfimprove.models.policy import declared_ends
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.sampling.sampler import Decoding, Request
 from selfimprove.sampling.transformers import TransformersSampler
-from selfimprove.scoring import Group, summed_log_probs, token_log_probs
 from selfimprove.training.dropout import without_dropout
 
 Made = Callable[[str, dict[str, Any]], Path]

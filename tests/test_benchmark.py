@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from selfimprove.recipe import Recipe
+from selfimprove.recipe.recipe import Recipe
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from selfimprove.chat import (
+from selfimprove.errors import InputError
+from selfimprove.models.chat import (
     Message,
     append_turn,
     check_rendering,
@@ -25,7 +26,6 @@ from selfimprove.chat import (
     template_digest,
     trained_mask,
 )
-from selfimprove.errors import InputError
 
 
 class Family(NamedTuple):

@@ -20,18 +20,18 @@ from typing import Any
 import pytest
 import yaml
 
-from selfimprove import cli
 from selfimprove.artefacts import write_json, write_rows
-from selfimprove.chat import Message
+from selfimprove.cli import main as cli
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.judge_sections import Reader
 from selfimprove.judging.asking import Judge, _require_same_model
 from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.pairwise import label_preference
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.recipe_sections import ServerOptions
-from selfimprove.sampling.journal import Journal
-from selfimprove.sampling.server import Server
+from selfimprove.models.chat import Message
+from selfimprove.models.journal import Journal
+from selfimprove.models.server import Server
+from selfimprove.recipe.judges import Reader
+from selfimprove.recipe.sections import ServerOptions
 
 pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the openai client")
 
@@ -643,7 +643,7 @@ def test_nothing_that_was_answered_is_asked_again(loopback: Loopback, journal: P
 
 
 def step_folder(folder: Path, server: dict[str, Any], names: Sequence[str] = NAMES) -> Path:
-    """A step for `python -m selfimprove.worker`, as the loop makes it."""
+    """A step for `python -m selfimprove.steps.worker`, as the loop makes it."""
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     rows = [{"prompt_id": name, "messages": json.dumps(turns(name))} for name in names]
     write_rows(folder / "inputs" / "questions.arrow", rows)
@@ -654,7 +654,7 @@ def step_folder(folder: Path, server: dict[str, Any], names: Sequence[str] = NAM
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "selfimprove.worker", str(folder), "0"],
+        [sys.executable, "-m", "selfimprove.steps.worker", str(folder), "0"],
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
     )

@@ -12,12 +12,14 @@ import pytest
 import trl
 from conftest import byte_tokenizer, save_tiny_model
 
-from selfimprove import cli, gates
+from selfimprove import gates
 from selfimprove.artefacts import read_rows
-from selfimprove.chat import check_rendering, render_example, render_prompt, template_digest
+from selfimprove.cli import main as cli
 from selfimprove.data.rows import Pair, RenderedPrompt, Response
-from selfimprove.opening import NOT_THE_TEMPLATES, Opening
-from selfimprove.policy import load_tokenizer, resolve_policy
+from selfimprove.models.chat import check_rendering, render_example, render_prompt, template_digest
+from selfimprove.models.opening import NOT_THE_TEMPLATES, Opening
+from selfimprove.models.policy import load_tokenizer
+from selfimprove.models.resolve import resolve_policy
 
 _MARKS = re.compile(r"<[|｜][^<>{}'\"]*?[|｜]>|</?think>|\[/?THINK\]")
 _ASKED: list[dict[str, str]] = [{"role": "user", "content": "Q?"}]

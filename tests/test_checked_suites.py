@@ -13,11 +13,11 @@ from conftest import write_jsonl
 from rich.console import Console
 
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.suites import load_suite
-from selfimprove.execute import Result, run
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.outcome import before_after, never_accepted, outcome_sentences
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.outcome import before_after, never_accepted, outcome_sentences
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.suites import load_suite
 
 MakeRecipe = Callable[..., Recipe]
 

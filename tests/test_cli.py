@@ -17,11 +17,12 @@ import pytest
 import torch
 import yaml
 
-from selfimprove import builtin, cli
 from selfimprove.artefacts import file_digest
+from selfimprove.cli import main as cli
 from selfimprove.errors import RunFailed
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import read_events
+from selfimprove.models import builtin
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import read_events
 
 MakeRecipe = Callable[..., Recipe]
 LONG = "word " * 200  # about a thousand tokens, one a byte; the tiny model has 512 positions
@@ -230,8 +231,8 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
 
 
 def test_light_commands_do_not_wait_for_torch() -> None:
-    code = "import sys, selfimprove.cli; sys.argv[1:] = ['ls']; import atexit; "
-    code += "atexit.register(lambda: print('torch' in sys.modules)); selfimprove.cli.main()"
+    code = "import sys, selfimprove.cli.main; sys.argv[1:] = ['ls']; import atexit; "
+    code += "atexit.register(lambda: print('torch' in sys.modules)); selfimprove.cli.main.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 
@@ -309,7 +310,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupt(*args: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("selfimprove.steps.worker", interrupt)
+    monkeypatch.setattr("selfimprove.steps.run.worker", interrupt)
     done = command("run", "sft.yaml")
     done.failed_with(130, "interrupted; the same command goes on from here")
 
@@ -352,7 +353,7 @@ def test_m0_is_what_the_policies_of_a_run_began_with(finished: Path, tiny_model:
     import yaml
 
     from selfimprove.errors import InputError
-    from selfimprove.policy import resolve_policy
+    from selfimprove.models.resolve import resolve_policy
 
     run = finished / "run"
     began = resolve_policy("run@M0")
@@ -385,7 +386,7 @@ def test_a_key_that_is_there_twice(here: Path, command: Callable[..., Done], tex
 
 
 def test_yaml_s_own_ways_to_repeat_stay() -> None:
-    from selfimprove.strict_yaml import load_yaml
+    from selfimprove.recipe.strict_yaml import load_yaml
 
     assert load_yaml("a: &a {x: 1}\nb: {<<: *a, x: 2}\n1: one\n'1': text") == {
         "a": {"x": 1},
@@ -401,7 +402,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_a_file(
     def fail(*args: Any) -> NoReturn:
         raise ZeroDivisionError("what nobody\nthought of")
 
-    monkeypatch.setattr("selfimprove.steps.worker", fail)
+    monkeypatch.setattr("selfimprove.steps.run.worker", fail)
     done = command("run", "sft.yaml")
     done.failed("ZeroDivisionError: what nobody thought of", "its traceback: ")
     kept = Path(done.err.split("its traceback: ")[1].split(". Finished")[0])
@@ -415,7 +416,7 @@ def test_what_cannot_be_read_is_not_said_to_be_unwritable(
     def fail(*args: Any) -> NoReturn:
         raise PermissionError(13, "Permission denied", "/somebody/elses/file")
 
-    monkeypatch.setattr("selfimprove.steps.worker", fail)
+    monkeypatch.setattr("selfimprove.steps.run.worker", fail)
     done = command("run", "sft.yaml")
     done.failed("PermissionError: ", "/somebody/elses/file", "its traceback: ")
     assert "cannot be written" not in done.err

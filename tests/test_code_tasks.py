@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove.evaluation.code_tasks import (
+from selfimprove.judging.checkers.code_tasks import (
     QUESTIONS,
     extract_code,
     humaneval_program,
@@ -20,7 +20,7 @@ from selfimprove.evaluation.code_tasks import (
     pass_at_k,
     program_of,
 )
-from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem
+from selfimprove.judging.checkers.sandbox import Limits, run_program, sandbox_problem
 
 BODY = "    total = 0\n    for n in numbers:\n        if n > limit:\n            total += twice(n)\n    return total\n"
 PROMPT = '''from typing import List

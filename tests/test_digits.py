@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from test_chat import FAMILIES, byte_tokenizer, each_family, word_tokenizer, wrap
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from selfimprove.chat import render_example, render_prompt
 from selfimprove.errors import InputError
-from selfimprove.judging.digits import DIGITS, digit_tokens, expected_digit, question_ids, stated_digit
+from selfimprove.judging.digit_questions import question_ids
+from selfimprove.judging.digits import DIGITS, digit_tokens, expected_digit, stated_digit
 from selfimprove.judging.rubric import load_rubric, write_rubric
+from selfimprove.models.chat import render_example, render_prompt
 
 QUESTION = [{"role": "user", "content": "question"}]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfimprove.policy import resolve_policy
+from selfimprove.models.resolve import resolve_policy
 
 pytestmark = pytest.mark.real_model
 

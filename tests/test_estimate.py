@@ -13,8 +13,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from selfimprove import estimate, scoring
-from selfimprove.estimate import (
+from selfimprove.models import likelihood as scoring
+from selfimprove.models.policy import Policy
+from selfimprove.recipe.recipe import load_recipe
+from selfimprove.steps import memory as estimate
+from selfimprove.steps.memory import (
     GIB,
     RUNTIME,
     Memory,
@@ -29,8 +32,6 @@ from selfimprove.estimate import (
     plan_of,
     sft,
 )
-from selfimprove.policy import Policy
-from selfimprove.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 # 2 layers, hidden 8, 4 heads of 2 (2 for keys and values), MLP 16, vocabulary 10, embeddings apart.

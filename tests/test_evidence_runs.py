@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import RunFailed
-from selfimprove.evaluation.suites import ExactMatch, load_suite
 from selfimprove.judging.agreement import kendall_tau_a
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import read_events
-from selfimprove.reporting.summary import of_kind, rounds_of
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import read_events
+from selfimprove.report.summary import of_kind, rounds_of
+from selfimprove.suites.suites import ExactMatch, load_suite
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 

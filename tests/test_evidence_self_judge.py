@@ -18,11 +18,11 @@ from rich.console import Console
 
 import selfimprove
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.calibration import calibration
-from selfimprove.evaluation.judge_scores import Graded, less, measure_scores
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.judge_tables import BASELINES
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.judge_tables import BASELINES
+from selfimprove.report.terminal import Progress
+from selfimprove.suites.calibration import calibration
+from selfimprove.suites.judge_scores import Graded, less, measure_scores
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

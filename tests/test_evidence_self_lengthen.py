@@ -15,8 +15,8 @@ from rich.console import Console
 
 import selfimprove
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.terminal import Progress
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

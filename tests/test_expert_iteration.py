@@ -16,18 +16,18 @@ from rich.console import Console
 from selfimprove.artefacts import Artefact, Store, read_rows
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.evaluation.outcome import Outcome
-from selfimprove.execute import Result, run
 from selfimprove.gates import drifted
-from selfimprove.judge_sections import JudgeOptions
 from selfimprove.judging.judges import judge_responses, lenient_scores
-from selfimprove.loop import Loop
-from selfimprove.method_sections import ExpertIteration
-from selfimprove.methods.expert_iteration import accepted_of, kept_of, pairs_of, trained_rows
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.outcome import ORACLE, outcome_sentences
-from selfimprove.reporting.terminal import Progress
+from selfimprove.loop.loop import Loop
+from selfimprove.methods.expert_iteration.expert_iteration import accepted_of, kept_of, pairs_of, trained_rows
+from selfimprove.recipe.judges import JudgeOptions
+from selfimprove.recipe.methods import ExpertIteration
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.outcome import ORACLE, outcome_sentences
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.outcome import Outcome
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from selfimprove.floor import (
+from selfimprove.steps.floor import (
     Size,
     Speed,
     Work,

@@ -16,10 +16,11 @@ from test_training import built_trainer, example_rows, pair_rows, prepare, reque
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import write_json
-from selfimprove.policy import Policy, resolve_policy
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
 from selfimprove.shipped import recipes_folder
+from selfimprove.steps.worker import worker
 from selfimprove.training.stages import newest_checkpoint
-from selfimprove.worker import worker
 
 FILE = recipes_folder() / "data" / "accelerate" / "fsdp-2gpu.yaml"
 

@@ -17,14 +17,14 @@ from rich.console import Console
 
 from selfimprove import gates
 from selfimprove.artefacts import Store
-from selfimprove.chat import end_of_turn_id, render_example, stop_ids
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
 from selfimprove.errors import GateError, RunFailed
-from selfimprove.execute import run
-from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import Gates
-from selfimprove.reporting.events import read_events
-from selfimprove.reporting.terminal import Progress
+from selfimprove.models.chat import end_of_turn_id, render_example, stop_ids
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.recipe.sections import Gates
+from selfimprove.report.events import read_events
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import run
 
 BOUNDS = Gates().model_dump()
 PROMPT = RenderedPrompt("p", (1, 40, 41), "Say cat")

@@ -17,14 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import read_rows
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.suites import GradedSuite, load_suite, normalized
-from selfimprove.execute import Result, run
+from selfimprove.judging.checkers.exact import normalized
 from selfimprove.judging.digits import expected_digit
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.reporting.evaluation_json import as_json
-from selfimprove.reporting.evaluation_tables import evaluation_views
-from selfimprove.reporting.report import write_report
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.evaluation_json import as_json
+from selfimprove.report.evaluation_tables import evaluation_views
+from selfimprove.report.page import write_report
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.suites import GradedSuite, load_suite
 
 STEPS = ("lower", "strip", "final_period")
 WORDS = ["cat", "sun", "map", "pen", "cup", "hat"]

@@ -19,14 +19,14 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from selfimprove import load_recipe, run
-from selfimprove.builtin import BUILTINS
-from selfimprove.checking import check_recipe
+from selfimprove.cli.check import check_recipe
 from selfimprove.data.sources import load_examples, load_prompts
 from selfimprove.errors import InputError
-from selfimprove.judging.math_answers import math_verdict
-from selfimprove.method_sections import SelfLengthen
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.terminal import Progress
+from selfimprove.judging.checkers.math_answers import math_verdict
+from selfimprove.models.builtin import BUILTINS
+from selfimprove.recipe.methods import SelfLengthen
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.terminal import Progress
 from selfimprove.shipped import shipped_recipes, shipped_suites
 
 # Not those that begin with the policy of a run that comes before them.

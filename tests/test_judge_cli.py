@@ -17,16 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from selfimprove import cli
 from selfimprove.artefacts import file_digest
+from selfimprove.cli import main as cli
 from selfimprove.data.rows import Response
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
 from selfimprove.judging.rubric import RubricOptions, load_rubric, shipped_rubrics
-from selfimprove.methods.answer import _best, answer_row
-from selfimprove.methods.judge_file import score_figures, write_json_lines
-from selfimprove.policy import resolve_policy
-from selfimprove.reporting.events import read_events
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.report.events import read_events
+from selfimprove.tasks.answer import _best, answer_row
+from selfimprove.tasks.judge_file import score_figures, write_json_lines
 
 PLAIN = ("--backend", "transformers")  # vLLM has no attention for heads as small as the tiny model's
 LONG = "word " * 200  # about a thousand tokens, one a byte; the tiny model has 512 positions

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove.judging.labels import combined_labels, scaled
+from selfimprove.methods.self_judge.labels import combined_labels, scaled
+from selfimprove.methods.self_judge.loss import self_distillation_loss
 from selfimprove.shipped import recipe_file
-from selfimprove.training.judge_loss import self_distillation_loss
 
 LABELS = torch.tensor([0, 2, 1])
 

@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from selfimprove import cli
+from selfimprove.cli import main as cli
 from selfimprove.data.labelled import LabelledPair, load_labelled_pairs
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.judge_quality import human_agreement, quality
-from selfimprove.evaluation.matches import Match
-from selfimprove.execute import Result, run
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.judge_quality import human_agreement, quality
+from selfimprove.suites.matches import Match
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "alpaca_eval"
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from selfimprove.evaluation.calibration import calibration
-from selfimprove.evaluation.judge_scores import (
+from selfimprove.suites.calibration import calibration
+from selfimprove.suites.judge_scores import (
     Graded,
     Measured,
     best_of_n,

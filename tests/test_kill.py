@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kill_and_resume import kill_and_compare
 
-from selfimprove.recipe import Recipe
+from selfimprove.recipe.recipe import Recipe
 
 
 @pytest.mark.parametrize("seed", [0])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove.data.lengthen import (
+from selfimprove.data.words import (
     KINDS,
     RULES,
     Rules,

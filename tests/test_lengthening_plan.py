@@ -16,16 +16,16 @@ from rich.console import Console
 from test_estimate import PLAN, SMALL
 
 import selfimprove
-from selfimprove import lengthening
-from selfimprove.checking import check_recipe
+from selfimprove.cli.check import check_recipe
+from selfimprove.cli.tokens import Tokens, lengthening_calls, one_try, tokens_of
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.estimate import disk, disk_of, peaks
-from selfimprove.estimate_tokens import Tokens, lengthening_calls, one_try, tokens_of
-from selfimprove.lengthening_plan import Room
-from selfimprove.loop import Loop
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.terminal import Progress
+from selfimprove.loop.loop import Loop
+from selfimprove.methods.self_lengthen import texts as lengthening
+from selfimprove.methods.self_lengthen.plan import Room
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.terminal import Progress
 from selfimprove.shipped import shipped_suites
+from selfimprove.steps.memory import disk, disk_of, peaks
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import Store
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation import lm_eval as bridge
-from selfimprove.evaluation.lm_eval import TaskFigure, run_tasks
-from selfimprove.loop import Loop
-from selfimprove.policy import Policy, resolve_policy
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
+from selfimprove.loop.loop import Loop
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.suites import lm_eval as bridge
+from selfimprove.suites.lm_eval import TaskFigure, run_tasks
 
 TASKS = Path(__file__).parent / "data" / "lm_eval"
 ITEMS = [json.loads(line) for line in (TASKS / "capitals.jsonl").read_text().splitlines()]

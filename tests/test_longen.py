@@ -19,22 +19,22 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from selfimprove.artefacts import read_rows
-from selfimprove.cli import app
+from selfimprove.cli.main import app
 from selfimprove.data.leakage import leaks
-from selfimprove.data.lengthen import count_words, distinct_n, length_score, longest_repeat
+from selfimprove.data.sources import content
+from selfimprove.data.words import count_words, distinct_n, length_score, longest_repeat
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.longen import demands_of, score_responses
-from selfimprove.evaluation.statistics import share_interval
-from selfimprove.evaluation.suites import LengthSuite, load_suite
-from selfimprove.execute import Result, run
 from selfimprove.judging.named_scores import named_scores
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.reporting.evaluation_json import as_json
-from selfimprove.reporting.evaluation_tables import evaluation_views
-from selfimprove.reporting.terminal import Progress
-from selfimprove.run_data import content
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.evaluation_json import as_json
+from selfimprove.report.evaluation_tables import evaluation_views
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
 from selfimprove.shipped import shipped_recipes
+from selfimprove.statistics import share_interval
+from selfimprove.suites.longen import demands_of, score_responses
+from selfimprove.suites.suites import LengthSuite, load_suite
 
 ROWS: list[dict[str, Any]] = [
     {"language": "en", "type": "about", "constraint": "around 4 words", "query": "Tell of a cat, around 4 words."},

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.judging import math_answers
-from selfimprove.judging.math_answers import (
+from selfimprove.judging.checkers import math_answers
+from selfimprove.judging.checkers.math_answers import (
     NO_ANSWER,
     last_boxed,
     math_verdict,

@@ -18,22 +18,25 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
 from selfimprove.artefacts import Artefact, Store, read_rows
-from selfimprove.chat import end_of_turn_id, render_example, render_prompt
 from selfimprove.data.rows import RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.outcome import Outcome
-from selfimprove.execute import Result, run
-from selfimprove.judge_sections import JudgeOptions
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import judge_responses
 from selfimprove.judging.pairs import best_and_worst, random_scores, softened
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.loop import Loop
-from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
-from selfimprove.scoring import Group, summed_log_probs
+from selfimprove.loop.loop import Loop
+from selfimprove.models.chat import end_of_turn_id, render_example, render_prompt
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS
+from selfimprove.models.log_probs import Group
+from selfimprove.models.policy import Policy, load_tokenizer
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import JudgeOptions
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.outcome import Outcome
 from selfimprove.training.stages import made_policy
 
 MakeRecipe = Callable[..., Recipe]

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from selfimprove.reporting.narrow import NarrowTable
+from selfimprove.report.narrow import NarrowTable
 
 _NUMBER = re.compile(r"[+-]?\d+\.\d+")
 _ROWS = [

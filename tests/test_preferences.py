@@ -23,22 +23,22 @@ from hypothesis import strategies as st
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfimprove import cli
 from selfimprove.artefacts import read_rows
+from selfimprove.cli import main as cli
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.evaluation.alpaca import shipped_gamed
-from selfimprove.evaluation.dialogues import Answers
-from selfimprove.evaluation.length_control import length_controlled_win_rate
-from selfimprove.evaluation.matches import Match, by_item, missing_reasons, order_figures, require_enough
-from selfimprove.evaluation.preference import _questions, known_index
-from selfimprove.evaluation.suites import load_suite
-from selfimprove.evaluation.win_rate import win_rate
-from selfimprove.execute import Result, run
 from selfimprove.judging.pairwise import is_switched
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.alpaca import shipped_gamed
+from selfimprove.suites.dialogues import Answers
+from selfimprove.suites.length_control import length_controlled_win_rate
+from selfimprove.suites.matches import Match, by_item, missing_reasons, order_figures, require_enough
+from selfimprove.suites.preference import _questions, known_index
+from selfimprove.suites.suites import load_suite
+from selfimprove.suites.win_rate import win_rate
 
 MakeRecipe = Callable[..., Recipe]
 JUDGES = Path(__file__).parent.parent / "eval" / "judges"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from selfimprove.errors import InputError
-from selfimprove.recipe import Recipe, changed_keys, load_recipe, make_recipe
-from selfimprove.recipe_sections import Lora
+from selfimprove.recipe.recipe import Recipe, changed_keys, load_recipe, make_recipe
+from selfimprove.recipe.sections import Lora
 from selfimprove.shipped import shipped_recipes
 
 SFT = {"method": "sft", "output": "runs/x", "data": {"seed": "seed.jsonl"}}

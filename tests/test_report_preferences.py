@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 from test_reporting import EVIL, Page, evaluation, full_run, write
 
-from selfimprove.reporting.evaluation_tables import as_json, evaluation_views, evaluations_table, judge_table
-from selfimprove.reporting.events import read_events
-from selfimprove.reporting.report import write_report
-from selfimprove.reporting.summary import evaluations_of, first_metric, metric_of, policy_rows, rate, total
-from selfimprove.reporting.tables import groups_table, policies_table
-from selfimprove.reporting.terminal import rounds_table
-from selfimprove.reporting.text import visible
+from selfimprove.report.evaluation_tables import as_json, evaluation_views, evaluations_table, judge_table
+from selfimprove.report.events import read_events
+from selfimprove.report.page import write_report
+from selfimprove.report.summary import evaluations_of, first_metric, metric_of, policy_rows, rate, total
+from selfimprove.report.tables import groups_table, policies_table
+from selfimprove.report.terminal import rounds_table
+from selfimprove.report.text import visible
 
 JUDGE = "alpaca-eval by gpt-4-1106-preview"
 Logged = tuple[str, str, dict[str, Any]]

@@ -14,17 +14,17 @@ from rich.console import Console
 from scipy import stats
 
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
-from selfimprove.execute import run
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.pairs import best_and_worst, softened
-from selfimprove.recipe import Recipe
-from selfimprove.record import Record
-from selfimprove.reporting.examples import examples_of, ordinal
-from selfimprove.reporting.length import reward_by_length
-from selfimprove.reporting.rounds import Ranking, round_figures
-from selfimprove.reporting.summary import length_means, stage_of, tau_of
-from selfimprove.reporting.tables import times_table
-from selfimprove.reporting.terminal import Progress
+from selfimprove.loop.record import Record
+from selfimprove.loop.rounds import Ranking, round_figures
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.examples import examples_of, ordinal
+from selfimprove.report.length import reward_by_length
+from selfimprove.report.summary import length_means, stage_of, tau_of
+from selfimprove.report.tables import times_table
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import run
 
 MakeRecipe = Callable[..., Recipe]
 RANKING = Ranking("implicit reward", "nats", "M2", "M1", "kendall", "dyn")

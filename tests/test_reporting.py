@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.reporting import report as report_module
-from selfimprove.reporting.events import EventLog, read_events
-from selfimprove.reporting.report import write_report
-from selfimprove.reporting.summary import duration, fixed, policies_of, policy_rows
-from selfimprove.reporting.terminal import Progress, printable, rounds_table
-from selfimprove.reporting.text import visible
+from selfimprove.report import page as report_module
+from selfimprove.report.events import EventLog, read_events
+from selfimprove.report.page import write_report
+from selfimprove.report.summary import duration, fixed, policies_of, policy_rows
+from selfimprove.report.terminal import Progress, printable, rounds_table
+from selfimprove.report.text import visible
 
 EVIL = "<script>alert('x')</script> & \x1b[2J\x00\x07 \u202egnp.exe \ud83d \\[1 + 2\\]"
 

@@ -17,31 +17,27 @@ from test_chat_server import Loopback, answer
 from test_code_tasks import BODY, HUMANEVAL, MBPP, SIGNATURE, needs_sandbox
 from test_methods import RUBRIC, joined, quiet, save_reward_model, steps_of, texts
 
-from selfimprove import checking
 from selfimprove.artefacts import Store, digest_of
-from selfimprove.chat import render_example
+from selfimprove.cli import check as checking
 from selfimprove.data.rows import Responses
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.judge_sections import JudgeOptions, Reward
-from selfimprove.judging import math_answers
+from selfimprove.judging.checkers import math_answers
+from selfimprove.judging.checkers.math_answers import NO_ANSWER
 from selfimprove.judging.judges import judge_responses
-from selfimprove.judging.math_answers import NO_ANSWER
+from selfimprove.judging.outcomes import TRUNCATED, Answered, Rewarded
 from selfimprove.judging.reward_readers import rubric_as_options, rubric_of_options
-from selfimprove.judging.rewarding import (
-    TRUNCATED,
-    Answered,
-    Checker,
-    Rewarded,
-    check_reward,
-    make_checker,
-    reward_step,
-)
+from selfimprove.judging.rewarding import Checker, check_reward, make_checker, reward_step, rewarded
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.loop import Loop
-from selfimprove.policy import MODELS, load_tokenizer, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import EventLog
-from selfimprove.worker import STEPS
+from selfimprove.loop.loop import Loop
+from selfimprove.models.chat import render_example
+from selfimprove.models.loading import MODELS
+from selfimprove.models.policy import load_tokenizer
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import JudgeOptions, Reward
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.registry import FOUND
+from selfimprove.report.events import EventLog
+from selfimprove.steps.kind import step_kind
 
 MakeRecipe = Callable[..., Recipe]
 RIGHT, WRONG, CUT = Rewarded(1.0), Rewarded(0.0), Rewarded(0.0, TRUNCATED)
@@ -303,7 +299,7 @@ def test_a_judge_policy_says_what_it_says_in_iterative_dpo(
     loop, responses = make_loop(), joined(texts("a", "one", "two"), texts("b", "three", "x" * 500))
     given = {"kind": "rubric", "rubric": "mine", "model": str(judge_model)}
     scores, _ = judge_responses(loop, JudgeOptions(**given), responses, loop.base_policy)
-    found = loop.rewarded(responses, reward_of(**given), "rewards")
+    found = rewarded(loop, responses, reward_of(**given), "rewards")
     assert {id: [one.value for one in rewards] for id, rewards in found.items()} == scores
     assert scores == {"a": [4.0, 4.0], "b": [4.0, None]}
 
@@ -338,7 +334,7 @@ def test_a_reward_models_scores_are_those_of_its_own_step(
     given = {"kind": "reward_model", "model": str(save_reward_model(tiny_model, tmp_path / "rm"))}
     loop, responses = make_loop(), joined(texts("a", "x", "a much longer answer than x"), texts("b", "dog", ""))
     scores, _ = judge_responses(loop, JudgeOptions(**given), responses, loop.base_policy)
-    found = loop.rewarded(responses, reward_of(**given), "rewards")
+    found = rewarded(loop, responses, reward_of(**given), "rewards")
     for id, values in scores.items():
         assert [one.value for one in found[id]] == pytest.approx(values, abs=1e-5)
     long, short = checker(**given).check(said("x" * 600, "short"))
@@ -419,14 +415,14 @@ def test_the_step_gives_what_the_checker_gives(
 ) -> None:
     import test_chat_server
 
-    monkeypatch.setitem(STEPS, "rewards", replace(STEPS["rewards"], shard_groups=1))
+    monkeypatch.setitem(FOUND, ("step", "rewards"), replace(step_kind("rewards"), shard_groups=1))
     loopback.reply = lambda body, question, nth: test_chat_server.answer("Score: 2" if "two" in question else "Hm")
     reward = json.loads(json.dumps(reward).replace("JUDGE", str(judge_model)).replace("URL", loopback.url))
     if reward.get("model") == "RM":
         reward["model"] = str(save_reward_model(tiny_model, rubric_folder / "rm"))
     loop, responses = make_loop(), several(answer, *attempts)
-    found = loop.rewarded(responses, reward_of(**reward), "check")
-    assert loop.rewarded(responses, reward_of(**reward, right_from=0.9), "check again") == found  # found, not made
+    found = rewarded(loop, responses, reward_of(**reward), "check")
+    assert rewarded(loop, responses, reward_of(**reward, right_from=0.9), "check again") == found  # found, not made
     (step,) = steps_of(loop.recipe, "rewards")
     assert len(list(step.folder.glob("rows-*.arrow"))) == 2 and not (step.folder / "journal.jsonl").exists()
     asked = [
@@ -446,8 +442,8 @@ def test_the_step_gives_what_the_checker_gives(
 
 def test_nothing_to_check_is_no_step(make_loop: Callable[..., Loop]) -> None:
     loop = make_loop()
-    assert loop.rewarded(Responses({}, {}), Reward(), "check") == {}
-    assert loop.rewarded(replace(texts("a", "x"), by_prompt={"a": []}), Reward(), "check") == {"a": []}
+    assert rewarded(loop, Responses({}, {}), Reward(), "check") == {}
+    assert rewarded(loop, replace(texts("a", "x"), by_prompt={"a": []}), Reward(), "check") == {"a": []}
     assert steps_of(loop.recipe, "rewards") == []
 
 

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_chat import CHATML_TURNS, GEMMA
 
-from selfimprove.chat import merged_system, render_prompt
 from selfimprove.errors import InputError
 from selfimprove.judging.pairwise import label_preference, named_winner, stated_preference, weighted_preference
 from selfimprove.judging.rubric import _LOOKALIKES, VARIANTS, Rubric, load_rubric, shipped_rubrics
+from selfimprove.models.chat import merged_system, render_prompt
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 NAMES = (

@@ -11,13 +11,16 @@ import torch
 from rich.console import Console
 
 from selfimprove.artefacts import Store
-from selfimprove.chat import render_prompt, stop_ids
-from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
-from selfimprove.reporting.terminal import Progress
-from selfimprove.sampling import Decoding, Request, Sampled, response_seed
+from selfimprove.models.chat import render_prompt, stop_ids
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS
+from selfimprove.models.log_probs import Group
+from selfimprove.models.policy import Policy, load_tokenizer
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.report.terminal import Progress
+from selfimprove.sampling.sampler import Decoding, Request, Sampled, response_seed
 from selfimprove.sampling.transformers import TransformersSampler, pick_tokens, uniforms
-from selfimprove.scoring import Group, summed_log_probs
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.steps.run import StepRequest, run_step
 
 END = 2  # <|im_end|> of the tiny model
 PROMPTS = ["Say cat", "Tell me something long about the sun and the map", "?", "Count: 1 2 3"]

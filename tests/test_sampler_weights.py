@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from selfimprove.judging.rewarding import Rewarded
-from selfimprove.score_gates import first_broken, score_gates
-from selfimprove.training.rollouts import Attempt, Episode, Question
-from selfimprove.training.sample_log import keep_rows, kept_updates, read_rows_of, sample_rows
-from selfimprove.training.sampler_weights import sampler_figures, sampler_weights
-from selfimprove.training.score_loss import effective_beta, score_loss
-from selfimprove.training.score_trainer import Drawn
+from selfimprove.judging.outcomes import Rewarded
+from selfimprove.methods.score.gates import first_broken, score_gates
+from selfimprove.methods.score.loss import effective_beta, score_loss
+from selfimprove.methods.score.rollouts import Attempt, Episode, Question
+from selfimprove.methods.score.sample_log import keep_rows, kept_updates, read_rows_of, sample_rows
+from selfimprove.methods.score.sampler_weights import sampler_figures, sampler_weights
+from selfimprove.methods.score.trainer import Drawn
 
 NAN = torch.nan
 MASK = torch.tensor([[0, 1, 1, 0, 2, 2]])

@@ -24,14 +24,17 @@ import torch
 from conftest import save_served_model
 from transformers import AutoModelForCausalLM
 
-from selfimprove.chat import render_prompt
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.chat_server import ChatServer
-from selfimprove.policy import MODELS, Policy, load_tokenizer, resolve_policy
-from selfimprove.sampling import Decoding, Request, Sampled
-from selfimprove.sampling.journal import Journal
+from selfimprove.models.chat import render_prompt
+from selfimprove.models.journal import Journal
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS
+from selfimprove.models.log_probs import Group
+from selfimprove.models.policy import Policy, load_tokenizer
+from selfimprove.models.resolve import resolve_policy
 from selfimprove.sampling.openai import OpenAISampler, Server
-from selfimprove.scoring import Group, summed_log_probs
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 
 pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the openai client")
 

@@ -25,17 +25,21 @@ from transformers import AutoModelForCausalLM
 from selfimprove import sampling
 from selfimprove.artefacts import Store
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.execute import _with_backend
-from selfimprove.loop import Loop
-from selfimprove.policy import MODELS, Policy, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
-from selfimprove.run_folder import Run
-from selfimprove.sampling import Decoding, Request, Sampled, choose_backend
+from selfimprove.loop.loop import Loop
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS
+from selfimprove.models.log_probs import Group
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import _with_backend
+from selfimprove.runs.folder import Run
 from selfimprove.sampling import vllm as backend
+from selfimprove.sampling.backends import choose_backend
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 from selfimprove.sampling.vllm import ENGINE, Installed, VllmSampler
-from selfimprove.scoring import Group, summed_log_probs
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (make vllm)")
 END = 2
@@ -460,7 +464,7 @@ def test_no_engine_is_looked_for_where_none_was_used() -> None:
 def test_auto_samples_a_model_that_vllm_has_no_kernel_for_with_transformers(
     tmp_path: Path, config: dict[str, Any], refused: str | None
 ) -> None:
-    from selfimprove.sampling import beyond_vllm
+    from selfimprove.sampling.backends import beyond_vllm
 
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = beyond_vllm(tmp_path, "cpu")

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from selfimprove.errors import RunFailed
-from selfimprove.judging import sandbox
-from selfimprove.judging.sandbox import Limits, Ran, run_program, run_programs, sandbox_problem, why_failed
-from selfimprove.judging.sandbox_rules import landlock_version, seccomp_filter
+from selfimprove.judging.checkers import sandbox
+from selfimprove.judging.checkers.sandbox import Limits, Ran, run_program, run_programs, sandbox_problem, why_failed
+from selfimprove.judging.checkers.sandbox_rules import landlock_version, seccomp_filter
 
 if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
     pytest.skip("programs are run on 64-bit Linux only", allow_module_level=True)
@@ -414,9 +414,8 @@ for _ in range(300):
 
 
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
-    code = (
-        "from selfimprove.judging.sandbox import *\nrun_program('import time; time.sleep(60)', '', Limits(seconds=60))"
-    )
+    code = "from selfimprove.judging.checkers.sandbox import *\n"
+    code += "run_program('import time; time.sleep(60)', '', Limits(seconds=60))"
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
         deadline = time.monotonic() + 60

@@ -22,22 +22,24 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import selfimprove
-from selfimprove.chat import append_turn, render_example
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.judging.rewarding import Rewarded
-from selfimprove.policy import Policy, load_tokenizer, model_digest, resolve_policy
-from selfimprove.recipe import Recipe, load_recipe
-from selfimprove.reporting.terminal import Progress
-from selfimprove.sampling import Decoding, Request, Sampled
+from selfimprove.judging.outcomes import Rewarded
+from selfimprove.methods.score import stage as score_stage
+from selfimprove.methods.score import trainer as score_trainer
+from selfimprove.methods.score.batch import ScoreBatch, micro_batches, trained_logits
+from selfimprove.methods.score.figures import FIGURES, rollout_sums
+from selfimprove.methods.score.loss import Counts, count
+from selfimprove.methods.score.rollouts import Attempt, Episode, Plan, Question, questions_of, roll_out
+from selfimprove.methods.score.sample_log import kept_updates, read_rows_of
+from selfimprove.methods.score.stage import BestCheckpoint, _as_reference, without_dropout
+from selfimprove.methods.score.trainer import batch_loss, episode_advantages
+from selfimprove.models.chat import append_turn, render_example
+from selfimprove.models.policy import Policy, load_tokenizer, model_digest
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.recipe import Recipe, load_recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 from selfimprove.sampling.transformers import TransformersSampler
-from selfimprove.training import score_stage, score_trainer
-from selfimprove.training.rollouts import Attempt, Episode, Plan, Question, questions_of, roll_out
-from selfimprove.training.sample_log import kept_updates, read_rows_of
-from selfimprove.training.score_batch import ScoreBatch, micro_batches, trained_logits
-from selfimprove.training.score_figures import FIGURES, rollout_sums
-from selfimprove.training.score_loss import Counts, count
-from selfimprove.training.score_stage import BestCheckpoint, _as_reference, without_dropout
-from selfimprove.training.score_trainer import batch_loss, episode_advantages
 from selfimprove.training.stages import Checkpoints
 
 END = 2
@@ -610,7 +612,7 @@ def test_a_gate_stops_the_training_with_what_to_look_at(score_recipe: Callable[.
     )
     with pytest.raises(GateError, match=said):
         run(recipe)
-    events = selfimprove.reporting.events.read_events(Path(recipe.output) / "metrics.jsonl")
+    events = selfimprove.report.events.read_events(Path(recipe.output) / "metrics.jsonl")
     (stopped,) = [event for event in events if event["event"] == "training"]
     assert len(stopped["history"]) == 10  # the report of a stopped run shows how it came to that
     (kept,) = [event for event in events if event["event"] == "score_samples"]

@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 from test_estimate import HALF, PLAN, SMALL
 
-from selfimprove import estimate
-from selfimprove.checking import check_recipe
+from selfimprove.cli.check import check_recipe
+from selfimprove.cli.tokens import Tokens, tokens_of
 from selfimprove.errors import InputError
-from selfimprove.estimate import CPU_MARGIN, GIB, Memory, Plan, disk, disk_of, loading, peaks, plan_of
-from selfimprove.estimate_tokens import Tokens, tokens_of
-from selfimprove.judge_sections import Reward
-from selfimprove.method_sections import Score, ScoreStage, Star
-from selfimprove.recipe import Recipe
+from selfimprove.recipe.judges import Reward
+from selfimprove.recipe.methods import Score, ScoreStage, Star
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.steps import memory as estimate
+from selfimprove.steps.memory import CPU_MARGIN, GIB, Memory, Plan, disk, disk_of, loading, peaks, plan_of
 
 MakeRecipe = Callable[..., Recipe]
 SHORT: dict[str, Any] = {"instruction": "Again.", "stage_one": {"updates": 3}, "stage_two": {"updates": 2}}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from selfimprove.gates import Verdict
-from selfimprove.recipe_sections import Gates
-from selfimprove.score_gates import first_broken, score_gates
+from selfimprove.methods.score.gates import first_broken, score_gates
+from selfimprove.recipe.sections import Gates
 
 BOUNDS = Gates().model_dump()
 GOOD = {

@@ -10,12 +10,13 @@ import pytest
 
 from selfimprove.artefacts import Store
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
-from selfimprove.loop import Loop
-from selfimprove.policy_gradient import Probe, train_stage
-from selfimprove.recipe import Recipe
-from selfimprove.record import Round
-from selfimprove.reporting.terminal import Progress
-from selfimprove.steps import StepRequest
+from selfimprove.judging.rewarding import rewarded
+from selfimprove.loop.loop import Loop
+from selfimprove.loop.record import Round
+from selfimprove.methods.score.run import Probe, train_stage
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.run import StepRequest
 
 BOTH = {"stage 1", "stage 2"}
 ALL = {*BOTH, "rewards"}
@@ -118,7 +119,7 @@ def keys_of(
         recipe = tiny_recipe(
             "score", data=data, score=score, sampling={"n": 2}, training={"batch_size": 4}, evaluate=[]
         )
-        monkeypatch.setattr("selfimprove.loop.check_reward", lambda *a, **k: None)
+        monkeypatch.setattr("selfimprove.loop.loop.check_reward", lambda *a, **k: None)
         loop = Loop(recipe, Store(tmp_path / "steps"), NoEvents(), silent())  # type: ignore[arg-type]
         monkeypatch.setattr("selfimprove.inference.run_step", capture)
         calls = {
@@ -128,7 +129,7 @@ def keys_of(
                 )
                 for number in (1, 2)
             },
-            "rewards": lambda: loop.rewarded(responses, recipe.score.reward, "rewards"),
+            "rewards": lambda: rewarded(loop, responses, recipe.score.reward, "rewards"),
         }
         keys = {}
         for name, call in calls.items():

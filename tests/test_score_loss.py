@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove.training.score_loss import (
+from selfimprove.methods.score.loss import (
     count,
     exact_kl,
     leave_one_out,

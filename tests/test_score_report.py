@@ -15,15 +15,15 @@ from rich.console import Console
 from test_reporting import EVIL, Page, full_run, write
 from typer.testing import CliRunner
 
-from selfimprove.cli import app
-from selfimprove.reporting.events import read_events
-from selfimprove.reporting.report import write_report
-from selfimprove.reporting.score_plots import DRAWERS, running_mean, thinned
-from selfimprove.reporting.score_stages import ends_of, mean_and_error, stage_rows, stages_of
-from selfimprove.reporting.score_tables import probes_table, sampled_note, times_table, traces_table
-from selfimprove.reporting.summary import stage_of
-from selfimprove.reporting.tables import training_table
-from selfimprove.reporting.terminal import stages_table
+from selfimprove.cli.main import app
+from selfimprove.report.events import read_events
+from selfimprove.report.page import write_report
+from selfimprove.report.score_plots import DRAWERS, running_mean, thinned
+from selfimprove.report.score_stages import ends_of, mean_and_error, stage_rows, stages_of
+from selfimprove.report.score_tables import probes_table, sampled_note, times_table, traces_table
+from selfimprove.report.summary import stage_of
+from selfimprove.report.tables import training_table
+from selfimprove.report.terminal import stages_table
 
 Logged = tuple[str, str, dict[str, Any]]
 

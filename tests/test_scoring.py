@@ -16,14 +16,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-import selfimprove.policy
+import selfimprove.models.policy
 from selfimprove.artefacts import Store
-from selfimprove.batching import pad_left, pad_right, positions, token_budget_batches
 from selfimprove.errors import RunFailed
-from selfimprove.policy import MODELS, ModelPool, Policy, resolve_policy
-from selfimprove.reporting.terminal import Progress
-from selfimprove.scoring import Group, summed_log_probs, token_log_probs
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.models.batching import pad_left, pad_right, positions, token_budget_batches
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS, ModelPool
+from selfimprove.models.log_probs import Group, token_log_probs
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.run import StepRequest, run_step
 
 VOCABULARY = 259
 
@@ -226,13 +229,13 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 def counted_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the policies whose base was loaded from now on."""
     loaded: list[str] = []
-    real = selfimprove.policy.load_base
+    real = selfimprove.models.loading.load_base
 
     def counting(policy: Policy, *args: Any, **kwargs: Any) -> Any:
         loaded.append(policy.name)
         return real(policy, *args, **kwargs)
 
-    monkeypatch.setattr(selfimprove.policy, "load_base", counting)
+    monkeypatch.setattr(selfimprove.models.policy, "load_base", counting)
     return loaded
 
 

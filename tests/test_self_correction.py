@@ -22,11 +22,19 @@ from rich.console import Console
 from test_reporting import EVIL, evaluation, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfimprove import cli
 from selfimprove.artefacts import read_rows
+from selfimprove.cli import main as cli
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.corrections import (
+from selfimprove.judging.checkers.exact import normalized
+from selfimprove.judging.checkers.sandbox import sandbox_problem
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.evaluation_tables import evaluation_views
+from selfimprove.report.events import read_events
+from selfimprove.report.page import write_report
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
+from selfimprove.suites.corrections import (
     TRUNCATED,
     Attempt,
     between,
@@ -36,15 +44,8 @@ from selfimprove.evaluation.corrections import (
     majority,
     vote,
 )
-from selfimprove.evaluation.self_correction import answer_of
-from selfimprove.evaluation.suites import SelfCorrection, load_suite, normalized
-from selfimprove.execute import Result, run
-from selfimprove.judging.sandbox import sandbox_problem
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.reporting.evaluation_tables import evaluation_views
-from selfimprove.reporting.events import read_events
-from selfimprove.reporting.report import write_report
-from selfimprove.reporting.terminal import Progress
+from selfimprove.suites.self_correction import answer_of
+from selfimprove.suites.suites import SelfCorrection, load_suite
 
 STEPS = ("lower", "strip", "final_period")
 AGAIN = "Look once more, and answer again."

@@ -18,17 +18,19 @@ from rich.console import Console
 import selfimprove
 from selfimprove.data.rows import RenderedPrompt, Response
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.judge_learning import entropy, held_out_prompts, hold_out, last_figures
-from selfimprove.judge_training import Example
-from selfimprove.judging.digits import digit_tokens, question_ids
-from selfimprove.judging.labels import combined_labels
+from selfimprove.judging.digit_questions import question_ids
+from selfimprove.judging.digits import digit_tokens
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.judging.similarity import cosines, find_embedding
-from selfimprove.policy import load_tokenizer, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.outcome import outcome_sentences
-from selfimprove.reporting.terminal import Progress
-from selfimprove.training.judge_trainer import JudgeTrainer, QuestionCollator
+from selfimprove.methods.self_judge.labels import combined_labels
+from selfimprove.methods.self_judge.learning import entropy, held_out_prompts, hold_out, last_figures
+from selfimprove.methods.self_judge.similarity import cosines, find_embedding
+from selfimprove.methods.self_judge.trainer import JudgeTrainer, QuestionCollator
+from selfimprove.methods.self_judge.training import Example
+from selfimprove.models.policy import load_tokenizer
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.outcome import outcome_sentences
+from selfimprove.report.terminal import Progress
 
 pytest.importorskip("sentence_transformers")
 SHIPPED = Path(__file__).parent.parent / "eval" / "judges" / "self-judge"

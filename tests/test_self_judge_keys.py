@@ -11,10 +11,10 @@ from conftest import write_jsonl
 
 from selfimprove.artefacts import Store
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
-from selfimprove.judge_training import Example, find_rubric, self_evaluation, similarity, train_judge
-from selfimprove.loop import Loop
-from selfimprove.recipe import Recipe
-from selfimprove.steps import StepRequest
+from selfimprove.loop.loop import Loop
+from selfimprove.methods.self_judge.training import Example, find_rubric, self_evaluation, similarity, train_judge
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.steps.run import StepRequest
 
 # A change, and the steps whose key it changes, the rows of responses and examples being the same.
 SELF_JUDGE: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -61,7 +61,8 @@ def keys_of(
 
     monkeypatch.setattr("selfimprove.inference.run_step", capture)
     monkeypatch.setattr(
-        "selfimprove.judge_training.find_embedding", lambda model, where="": (str(tmp_path), f"digest of {model}")
+        "selfimprove.methods.self_judge.training.find_embedding",
+        lambda model, where="": (str(tmp_path), f"digest of {model}"),
     )
 
     def make(changes: dict[str, Any]) -> dict[str, str]:

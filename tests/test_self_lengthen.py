@@ -12,16 +12,17 @@ from conftest import WORDS
 from rich.console import Console
 
 import selfimprove
-from selfimprove import lengthening
 from selfimprove.artefacts import read_rows
-from selfimprove.data.lengthen import count_words
+from selfimprove.data.words import count_words
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.lengthening import Extended, Text
-from selfimprove.policy import load_tokenizer, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.growth import growth_figures
-from selfimprove.reporting.summary import stage_of
-from selfimprove.reporting.terminal import Progress
+from selfimprove.methods.self_lengthen import texts as lengthening
+from selfimprove.methods.self_lengthen.growth import growth_figures
+from selfimprove.methods.self_lengthen.text import Extended, Text
+from selfimprove.models.policy import load_tokenizer
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.summary import stage_of
+from selfimprove.report.terminal import Progress
 
 
 def run(recipe: Recipe) -> Any:

@@ -11,9 +11,9 @@ from rich.console import Console
 
 import selfimprove
 from selfimprove.artefacts import read_rows
-from selfimprove.recipe import Recipe, load_recipe
-from selfimprove.reporting.events import read_events
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe, load_recipe
+from selfimprove.report.events import read_events
+from selfimprove.report.terminal import Progress
 
 # (a part of a step's label, what it must have come to), in the order in which they come
 MOMENTS = [

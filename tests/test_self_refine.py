@@ -11,8 +11,8 @@ from test_self_correction import AGAIN, QUESTIONS, Row, event_of, printed, quiet
 from transformers import AutoTokenizer
 
 from selfimprove.errors import InputError
-from selfimprove.evaluation.suites import SelfCorrection, load_suite
-from selfimprove.execute import run
+from selfimprove.runs.execute import run
+from selfimprove.suites.suites import SelfCorrection, load_suite
 
 talking = test_self_correction.talking  # a fixture: the tiny model whose answers often end
 FEEDBACK = "What is wrong with it?"

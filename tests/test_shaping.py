@@ -14,9 +14,10 @@ from test_sampling_vllm import END, MODELS, REQUESTS, largest_difference, needs_
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper
 
 from selfimprove.errors import InputError
-from selfimprove.policy import Policy
-from selfimprove.recipe import Recipe
-from selfimprove.sampling import Decoding, Request, Sampled, shaping
+from selfimprove.models.policy import Policy
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.sampling import shaping
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 from selfimprove.sampling.shaping import seen_tokens, shaped
 from selfimprove.sampling.transformers import TransformersSampler
 

@@ -17,14 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import Artefact, Store, read_rows
 from selfimprove.errors import GateError, RunFailed
-from selfimprove.execute import Result, run
-from selfimprove.loop import Loop
-from selfimprove.method_sections import INSTRUCTION, Star
+from selfimprove.loop.loop import Loop
 from selfimprove.methods.star import keep
-from selfimprove.policy import resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.methods import INSTRUCTION, Star
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import Result, run
 
 MakeRecipe = Callable[..., Recipe]
 AGAIN = "Again."

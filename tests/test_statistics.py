@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfimprove.evaluation.statistics import (
+from selfimprove.statistics import (
     bootstrap_interval,
     bounded_interval,
     mean_interval,

@@ -29,20 +29,26 @@ import torch
 from pydantic import BaseModel
 from rich.console import Console
 
-from selfimprove import steps
 from selfimprove.artefacts import Artefact, Store, read_rows, write_json
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Responses
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.judge_sections import JudgeOptions, Prices, Reader
-from selfimprove.loop import Loop
-from selfimprove.method_sections import SelfLengthen
-from selfimprove.policy import ModelPool, Policy, resolve_policy
-from selfimprove.recipe import Recipe
-from selfimprove.recipe_sections import Lora, Optimisation, Sampling, ServerOptions, Sft, Training, model_of
-from selfimprove.reporting.terminal import Progress
-from selfimprove.steps import StepRequest, run_step
-from selfimprove.worker import STEPS, worker
+from selfimprove.judging.asking import ask_server
+from selfimprove.judging.judges import judged
+from selfimprove.loop.loop import Loop
+from selfimprove.models.loading import ModelPool
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import JudgeOptions, Prices, Reader
+from selfimprove.recipe.methods import SelfLengthen
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.recipe.sections import Lora, Optimisation, Sampling, ServerOptions, Sft, Training, model_of
+from selfimprove.registry import FOUND
+from selfimprove.report.terminal import Progress
+from selfimprove.steps import run as steps
+from selfimprove.steps.kind import step_kind, step_versions
+from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.worker import worker
 
 GOLDEN = Path(__file__).parent / "golden" / "step_sources.json"
 MakeRecipe = Callable[..., Recipe]
@@ -297,7 +303,7 @@ def requests_of(
         calls: dict[str, Callable[[], object]] = {
             "sample": lambda: loop.sample(base, PROMPTS),
             "log_probs": lambda: loop.log_probs(RESPONSES, base),
-            "reward_model": lambda: loop.judged(RESPONSES, JudgeOptions(kind="reward_model", model=str(tiny_model))),
+            "reward_model": lambda: judged(loop, RESPONSES, JudgeOptions(kind="reward_model", model=str(tiny_model))),
             "sft": lambda: loop.sft(base),
             "dpo": lambda: loop.dpo(base, PAIRS, SCORED),
         }
@@ -353,7 +359,7 @@ def test_a_served_judge_s_key_is_its_model_version_and_questions(
     def key(text: str = "good?", tokens: int = 1, log_probs: int = 5, version: int = 1, **server: Any) -> str:
         judge = Reader(server=ServerOptions(**(SERVER | server)), version=version, prices=Prices(**PRICES))
         with pytest.raises(Captured) as caught:
-            loop.ask_server(judge, {"q": [{"role": "user", "content": text}]}, tokens, log_probs, "judge")
+            ask_server(loop, judge, {"q": [{"role": "user", "content": text}]}, tokens, log_probs, "judge")
         return caught.value.request.key()
 
     others = [key("bad?"), key(tokens=2), key(log_probs=0), key(version=2), key(model="other")]
@@ -459,7 +465,7 @@ def test_a_key_is_made_of_all_that_is_given(
     keys = {one.key() for one in [request, *others]}
     assert len(keys) == 1 + len(others)
     assert dataclasses.replace(request, label="x", total=9, processes=3, execution={}).key() == request.key()
-    monkeypatch.setitem(STEPS, "log_probs", dataclasses.replace(STEPS["log_probs"], version=99))
+    monkeypatch.setitem(FOUND, ("step", "log_probs"), dataclasses.replace(step_kind("log_probs"), version=99))
     assert request.key() not in keys
 
 
@@ -514,7 +520,7 @@ def training(policy: Policy) -> StepRequest:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts a shard, so that five prompts are three shards."""
     for step in ("sample", "log_probs"):
-        monkeypatch.setitem(STEPS, step, dataclasses.replace(STEPS[step], shard_groups=2))
+        monkeypatch.setitem(FOUND, ("step", step), dataclasses.replace(step_kind(step), shard_groups=2))
 
 
 class Crash(BaseException):
@@ -584,7 +590,7 @@ def test_a_step_runs_from_its_folder_alone_in_another_process(
     (partial,) = (tmp_path / "steps").glob(".partial-*")
     copied = shutil.copytree(partial, tmp_path / "far" / "away")
     shutil.rmtree(tmp_path / "steps")
-    command = [sys.executable, "-m", "selfimprove.worker", str(copied), "0"]
+    command = [sys.executable, "-m", "selfimprove.steps.worker", str(copied), "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the number of threads changes last digits
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -712,7 +718,7 @@ def test_the_manifest_says_what_a_result_was_made_of(tiny_policy: Policy, tmp_pa
     request = sampling(tiny_policy)
     made, _ = run_step(Store(tmp_path), request, silent())
     manifest = json.loads((made.folder / "manifest.json").read_text())
-    assert (manifest["step"], manifest["version"], manifest["seed"]) == ("sample", STEPS["sample"].version, 0)
+    assert (manifest["step"], manifest["version"], manifest["seed"]) == ("sample", step_kind("sample").version, 0)
     assert manifest["options"] == dict(request.options)
     assert manifest["policy_digests"] == {"policy": tiny_policy.digest}
     assert manifest["key"] == request.key()
@@ -726,19 +732,23 @@ def test_the_manifest_says_what_a_result_was_made_of(tiny_policy: Policy, tmp_pa
 # ---- a step whose code changes has a new version
 
 _LOADING = (
-    *("selfimprove.configuration", "selfimprove.policy:load_base", "selfimprove.policy:pick_dtype"),
-    "selfimprove.policy:ModelPool.get",
+    *(
+        "selfimprove.models.configuration",
+        "selfimprove.models.loading:load_base",
+        "selfimprove.models.policy:pick_dtype",
+    ),
+    "selfimprove.models.loading:ModelPool.get",
 )
 _PREFILL = (
-    "selfimprove.batching:prefill",
-    "selfimprove.batching:positions",
-    "selfimprove.batching:pad_left",
-    "selfimprove.scoring:token_log_probs",
-    "selfimprove.worker:shard_of",
+    "selfimprove.models.batching:prefill",
+    "selfimprove.models.batching:positions",
+    "selfimprove.models.batching:pad_left",
+    "selfimprove.models.log_probs:token_log_probs",
+    "selfimprove.steps.shards:shard_of",
 )
 _SCORING = (
-    *("selfimprove.scoring:summed_log_probs", "selfimprove.scoring:_score_batch"),
-    *("selfimprove.scoring.whole", "selfimprove.policy:longrope_change"),
+    *("selfimprove.models.likelihood:summed_log_probs", "selfimprove.models.likelihood:_score_batch"),
+    *("selfimprove.models.whole", "selfimprove.models.context:longrope_change"),
 )
 _TRAINING = (
     *(
@@ -753,25 +763,29 @@ _TRAINING = (
 _REWARDS = (
     *(f"selfimprove.judging.{name}" for name in ("rewarding", "reward_readers", "reward_model", "functions", "rubric")),
     *(
-        f"selfimprove.judging.{name}"
+        f"selfimprove.judging.checkers.{name}"
         for name in ("math_answers", "stated_answers", "sandbox", "sandbox_rules", "sandbox_child")
     ),
-    *("selfimprove.evaluation.suites:exact_match", "selfimprove.evaluation.suites:normalized"),
-    "selfimprove.evaluation.code_tasks",
+    *("selfimprove.judging.checkers.exact:exact_match", "selfimprove.judging.checkers.exact:normalized"),
+    "selfimprove.judging.checkers.code_tasks",
     "selfimprove.judging.chat_server:ChatServer._answer",
     "selfimprove.judging.chat_server:ChatServer._read",
     "selfimprove.judging.chat_server:ChatServer._first_token",
     *("selfimprove.judging.digits", "selfimprove.judging.named_scores"),
     *_SCORING,
-    *("selfimprove.chat:render_prompt", "selfimprove.chat:render_example", "selfimprove.chat:merged_system"),
-    "selfimprove.chat:accepted_turns",
+    *(
+        "selfimprove.models.chat:render_prompt",
+        "selfimprove.models.chat:render_example",
+        "selfimprove.models.chat:merged_system",
+    ),
+    "selfimprove.models.chat:accepted_turns",
     *("selfimprove.sampling.transformers:TransformersSampler.sample", "selfimprove.sampling.transformers:_decode"),
-    "selfimprove.batching:pad_right",
+    "selfimprove.models.batching:pad_right",
 )
 SOURCES: dict[str, Sequence[str]] = {
     "sample": (
-        "selfimprove.worker:_sample",
-        "selfimprove.sampling:response_seed",
+        "selfimprove.sampling.step:_sample",
+        "selfimprove.sampling.sampler:response_seed",
         "selfimprove.sampling.transformers:TransformersSampler.sample",
         "selfimprove.sampling.transformers:_decode",
         "selfimprove.sampling.transformers:pick_tokens",
@@ -786,29 +800,29 @@ SOURCES: dict[str, Sequence[str]] = {
         *_LOADING,
     ),
     "log_probs": (
-        "selfimprove.worker:_log_probs",
-        "selfimprove.worker:_by_prompt",
+        "selfimprove.scoring.step:_log_probs",
+        "selfimprove.steps.shards:by_prompt",
         *_SCORING,
-        "selfimprove.batching:pad_right",
+        "selfimprove.models.batching:pad_right",
         *_PREFILL,
         *_LOADING,
     ),
     "reward_model": (
-        "selfimprove.worker:_reward_model",
-        "selfimprove.worker:_by_prompt",
-        "selfimprove.worker:shard_of",
+        "selfimprove.judging.steps:_reward_model",
+        "selfimprove.steps.shards:by_prompt",
+        "selfimprove.steps.shards:shard_of",
         "selfimprove.judging.reward_model:classifier_scores",
         "selfimprove.judging.reward_model:RewardModel",
-        "selfimprove.batching:pad_right",
-        "selfimprove.chat:render_example",
-        "selfimprove.chat:_answer_text",
-        "selfimprove.chat:_encode_after_prompt",
-        "selfimprove.chat:_closing",
-        "selfimprove.policy:pick_dtype",
+        "selfimprove.models.batching:pad_right",
+        "selfimprove.models.chat:render_example",
+        "selfimprove.models.chat:_answer_text",
+        "selfimprove.models.chat:_encode_after_prompt",
+        "selfimprove.models.chat:_closing",
+        "selfimprove.models.policy:pick_dtype",
     ),
-    "function": ("selfimprove.worker:_function", "selfimprove.judging.functions"),
+    "function": ("selfimprove.judging.steps:_function", "selfimprove.judging.functions"),
     "ask_server": (
-        "selfimprove.worker:_ask_server",
+        "selfimprove.judging.steps:_ask_server",
         "selfimprove.judging.chat_server:ChatServer.__init__",
         "selfimprove.judging.chat_server:ChatServer._answer",
         "selfimprove.judging.chat_server:ChatServer._without",
@@ -818,48 +832,48 @@ SOURCES: dict[str, Sequence[str]] = {
         "selfimprove.judging.chat_server:_reason",
     ),
     "verify_math": (
-        "selfimprove.worker:_verify_math",
-        "selfimprove.worker:_write_verdicts",
-        "selfimprove.judging.math_answers",
-        "selfimprove.judging.stated_answers",
+        "selfimprove.judging.steps:_verify_math",
+        "selfimprove.judging.steps:_write_verdicts",
+        "selfimprove.judging.checkers.math_answers",
+        "selfimprove.judging.checkers.stated_answers",
     ),
     "verify_code": (
-        "selfimprove.worker:_verify_code",
-        "selfimprove.worker:_write_verdicts",
-        "selfimprove.judging.sandbox",
-        "selfimprove.judging.sandbox_rules",
-        "selfimprove.judging.sandbox_child",
+        "selfimprove.judging.steps:_verify_code",
+        "selfimprove.judging.steps:_write_verdicts",
+        "selfimprove.judging.checkers.sandbox",
+        "selfimprove.judging.checkers.sandbox_rules",
+        "selfimprove.judging.checkers.sandbox_child",
     ),
     "sft": (
-        "selfimprove.worker:_sft",
+        "selfimprove.training.step:_sft",
         "selfimprove.training.stages:train_sft",
         "selfimprove.training.stages:Checkpoints.on_step_end",
         *_TRAINING,
         *_LOADING[:3],
     ),
     "rewards": (
-        "selfimprove.worker:_rewards",
-        "selfimprove.worker:_by_prompt",
+        "selfimprove.judging.steps:_rewards",
+        "selfimprove.steps.shards:by_prompt",
         *_REWARDS,
         *_PREFILL,
         *_LOADING,
     ),
     "score": (
         "selfimprove.training.dropout",
-        "selfimprove.worker:_score",
-        "selfimprove.training.rollouts",
-        "selfimprove.training.score_batch",
-        "selfimprove.training.score_loss",
-        "selfimprove.training.score_stage",
+        "selfimprove.methods.score.step:_score",
+        "selfimprove.methods.score.rollouts",
+        "selfimprove.methods.score.batch",
+        "selfimprove.methods.score.loss",
+        "selfimprove.methods.score.stage",
         *(
-            f"selfimprove.training.score_trainer:{name}"
+            f"selfimprove.methods.score.trainer:{name}"
             for name in (
                 *("ScoreTrainer.training_step", "ScoreTrainer._loss", "ScoreTrainer._collect", "batch_loss"),
                 *("ScoreTrainer._reference_logits", "check_episodes", "episode_advantages"),
             )
         ),
-        "selfimprove.chat:append_turn",
-        "selfimprove.sampling:response_seed",
+        "selfimprove.models.chat:append_turn",
+        "selfimprove.sampling.sampler:response_seed",
         "selfimprove.sampling.transformers:pick_tokens",
         "selfimprove.sampling.transformers:uniforms",
         "selfimprove.sampling.vllm_engine:Engine._load",
@@ -869,29 +883,29 @@ SOURCES: dict[str, Sequence[str]] = {
         *_LOADING,
     ),
     "similarity": (
-        "selfimprove.worker:_similarity",
-        "selfimprove.worker:_by_prompt",
-        "selfimprove.judging.similarity:cosines",
+        "selfimprove.methods.self_judge.steps:_similarity",
+        "selfimprove.steps.shards:by_prompt",
+        "selfimprove.methods.self_judge.similarity:cosines",
     ),
     "judge": (
-        "selfimprove.worker:_judge",
-        "selfimprove.training.judge_trainer",
-        "selfimprove.training.judge_loss",
-        "selfimprove.batching:pad_left",
-        "selfimprove.batching:positions",
+        "selfimprove.methods.self_judge.steps:_judge",
+        "selfimprove.methods.self_judge.trainer",
+        "selfimprove.methods.self_judge.loss",
+        "selfimprove.models.batching:pad_left",
+        "selfimprove.models.batching:positions",
         *_TRAINING,
         *_LOADING[:3],
     ),
     "dpo": (
-        "selfimprove.worker:_dpo",
+        "selfimprove.training.step:_dpo",
         "selfimprove.training.stages:train_preference",
         "selfimprove.training.preference",
         "selfimprove.training.dropout",
         "selfimprove.training.losses",
-        "selfimprove.batching:pad_left",
-        "selfimprove.batching:pad_right",
-        "selfimprove.batching:positions",
-        "selfimprove.scoring:token_log_probs",
+        "selfimprove.models.batching:pad_left",
+        "selfimprove.models.batching:pad_right",
+        "selfimprove.models.batching:positions",
+        "selfimprove.models.log_probs:token_log_probs",
         *_TRAINING,
         *_LOADING[:3],
     ),
@@ -916,7 +930,7 @@ def code_of(place: str) -> str:
 def step_sources() -> dict[str, dict[str, Any]]:
     return {
         step: {
-            "version": STEPS[step].version,
+            "version": step_kind(step).version,
             "sources": {place: hashlib.sha256(code_of(place).encode()).hexdigest()[:16] for place in places},
         }
         for step, places in SOURCES.items()
@@ -924,7 +938,7 @@ def step_sources() -> dict[str, dict[str, Any]]:
 
 
 def test_every_step_has_its_sources_listed() -> None:
-    assert set(SOURCES) == set(STEPS)
+    assert set(SOURCES) == set(step_versions())
 
 
 @pytest.mark.parametrize("step", SOURCES)

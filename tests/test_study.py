@@ -18,8 +18,8 @@ import yaml
 from kill_and_resume import whole_work
 
 from selfimprove.errors import InputError
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.events import read_events
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import read_events
 from selfimprove.study import run as study_run
 from selfimprove.study.__main__ import main
 from selfimprove.study.collect import Measured, as_csv, table

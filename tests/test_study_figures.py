@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from selfimprove.evaluation.statistics import paired_difference
+from selfimprove.statistics import paired_difference
 from selfimprove.study.figures import crossed, crossed_ratio, holm, p_value
 
 

@@ -18,25 +18,26 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from selfimprove.artefacts import Store, read_rows
-from selfimprove.chat import Message
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.answers import answer_outcome, named_choice
-from selfimprove.evaluation.outcome import Outcome
-from selfimprove.evaluation.rating import rate
-from selfimprove.evaluation.suites import Loaded, MultipleChoice, _parsed, graded, load_suite
-from selfimprove.execute import run
 from selfimprove.inference import Inference, Written
-from selfimprove.judge_sections import Reader
 from selfimprove.judging.asking import Judge
+from selfimprove.judging.checkers.sandbox import sandbox_problem
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.judging.sandbox import sandbox_problem
-from selfimprove.policy import Policy, resolve_policy
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.reporting.events import EventLog
-from selfimprove.reporting.terminal import Progress
+from selfimprove.models.chat import Message
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import Reader
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import run
 from selfimprove.shipped import shipped_suites
+from selfimprove.suites.answers import answer_outcome, named_choice
+from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.rating import rate
+from selfimprove.suites.suites import Loaded, MultipleChoice, _parsed, graded, load_suite
 
 needs_sandbox = pytest.mark.skipif(sandbox_problem() is not None, reason=str(sandbox_problem()))
 HUB = [
@@ -499,7 +500,7 @@ def test_mt_benchs_second_turn_goes_on_token_for_token(tmp_path: Path, talking_m
 
 
 def bytes_of(model: Path, ids: list[int]) -> str:
-    from selfimprove.policy import _tokenizer
+    from selfimprove.models.policy import _tokenizer
 
     return str(_tokenizer(str(model), False).decode(ids, skip_special_tokens=False))
 

@@ -7,11 +7,11 @@ import doctest
 import pytest
 from conftest import byte_tokenizer
 
-from selfimprove.data import thoughts
 from selfimprove.data.rows import RenderedPrompt, Response
-from selfimprove.data.thoughts import answer_of, opens_thought, said
 from selfimprove.gates import rendered_pairs
 from selfimprove.judging.rubric import load_rubric
+from selfimprove.models import thoughts
+from selfimprove.models.thoughts import answer_of, opens_thought, said
 
 
 def test_the_examples_of_the_docstrings() -> None:
@@ -93,8 +93,8 @@ def test_labels_and_digits_are_one_token_and_never_cut() -> None:
 
 def test_an_open_thought_may_end_its_turn() -> None:
     tokenizer = byte_tokenizer()
-    from selfimprove.chat import end_of_turn_id, render_prompt
     from selfimprove.data.rows import Pair
+    from selfimprove.models.chat import end_of_turn_id, render_prompt
 
     end = end_of_turn_id(tokenizer)
     asked = RenderedPrompt("p", tuple(render_prompt(tokenizer, [{"role": "user", "content": "x"}])), "x")

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from selfimprove.errors import RunFailed
-from selfimprove.evaluation.statistics import wilson_interval
-from selfimprove.evaluation.thresholds import Threshold, threshold_for
+from selfimprove.statistics import wilson_interval
+from selfimprove.tasks.thresholds import Threshold, threshold_for
 
 SCORES = st.sampled_from([*np.linspace(0, 9, 7), -math.inf])  # few values, so that there are ties
 ANSWERS = st.lists(st.tuples(SCORES, st.sampled_from([0, 1])), min_size=1, max_size=30)

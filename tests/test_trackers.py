@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from selfimprove.errors import InputError
-from selfimprove.execute import run
-from selfimprove.recipe import Recipe
-from selfimprove.reporting.terminal import Progress
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import run
 from selfimprove.training import trackers
 from selfimprove.training.trackers import check_trackers, tracked, tracking
 

@@ -24,22 +24,24 @@ from test_methods import events_of, go, joined, quiet, steps_of, texts
 from test_star import talking  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfimprove import checking
 from selfimprove.artefacts import Store
-from selfimprove.builtin import BUILTINS
+from selfimprove.cli import check as checking
 from selfimprove.errors import GateError, InputError
-from selfimprove.evaluation.alpaca import measure
-from selfimprove.evaluation.matches import EACH_BY_ITSELF, order_figures, rated_match
-from selfimprove.execute import Result
-from selfimprove.judge_sections import JudgeOptions, Reader, Reward
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import judge_responses
-from selfimprove.judging.rewarding import Answered, make_checker, reward_step
+from selfimprove.judging.outcomes import Answered
+from selfimprove.judging.rewarding import make_checker, reward_step, rewarded
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.loop import Loop
-from selfimprove.policy import portable_name, resolve_policy
-from selfimprove.recipe import Recipe, load_recipe, make_recipe
-from selfimprove.reporting.events import EventLog
+from selfimprove.loop.loop import Loop
+from selfimprove.models.builtin import BUILTINS
+from selfimprove.models.policy import portable_name
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import JudgeOptions, Reader, Reward
+from selfimprove.recipe.recipe import Recipe, load_recipe, make_recipe
+from selfimprove.report.events import EventLog
+from selfimprove.runs.execute import Result
+from selfimprove.suites.alpaca import measure
+from selfimprove.suites.matches import EACH_BY_ITSELF, order_figures, rated_match
 
 MakeRecipe = Callable[..., Recipe]
 SHIPPED = Path(__file__).parent.parent / "eval" / "judges" / "self-judge"
@@ -203,18 +205,18 @@ def test_a_reward_is_the_judges_score(
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    found = {id: [one.value for one in row] for id, row in loop.rewarded(responses, reward, "rewards").items()}
+    found = {id: [one.value for one in row] for id, row in rewarded(loop, responses, reward, "rewards").items()}
     assert torch.equal(torch.rand(3), expected)  # a training that goes on meets the same noise
     assert found["a"][:2] == pytest.approx([by_hand("ask a", "one"), by_hand("ask a", "two")], abs=1e-4)
     assert found["a"][0] == found["a"][2] and found["b"][1] is None
-    (long,) = loop.rewarded(responses, reward, "rewards")["b"][1:]
+    (long,) = rewarded(loop, responses, reward, "rewards")["b"][1:]
     assert long.missing == "longer than the judge's context"
     options = JudgeOptions.model_validate(str(judge))
     scores, missing = judge_responses(loop, options, responses, loop.base_policy)
     assert missing == {"longer than the judge's context": 1}
     for id, row in scores.items():
         assert row == pytest.approx(found[id], abs=1e-4)
-    shown = loop.rewarded(texts("a", "one", answer="two"), reward, "with a reference")["a"]
+    shown = rewarded(loop, texts("a", "one", answer="two"), reward, "with a reference")["a"]
     assert shown[0].value == pytest.approx(by_hand("ask a", "one", "two"), abs=1e-4)
 
 
@@ -371,7 +373,7 @@ def test_equal_outputs_are_ties_and_what_is_too_long_is_missing(tmp_path: Path, 
 
 
 def test_llmbar_is_judged_by_the_scores(tmp_path: Path, judge: Path, by_hand: Callable[..., float]) -> None:
-    from selfimprove.evaluation.suites import load_suite
+    from selfimprove.suites.suites import load_suite
 
     values = {
         "method": "evaluate_judge",

@@ -21,11 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import Artefact, Store, write_rows
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.policy import MODELS, Policy, model_digest, resolve_policy
-from selfimprove.recipe_sections import Lora
-from selfimprove.reporting.terminal import Progress
-from selfimprove.scoring import Group, summed_log_probs
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS
+from selfimprove.models.log_probs import Group
+from selfimprove.models.policy import Policy, model_digest
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.sections import Lora
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.run import StepRequest, run_step
 from selfimprove.training import stages
 from selfimprove.training.losses import soft_preference_loss
 from selfimprove.training.preference import PairCollator

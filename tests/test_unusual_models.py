@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import CHATML, byte_tokenizer, save_tiny_model
 
-from selfimprove.chat import end_of_turn_id, render_example, render_prompt
 from selfimprove.errors import InputError
-from selfimprove.policy import load_base, resolve_policy
-from selfimprove.run_data import context_tokens
+from selfimprove.models.chat import end_of_turn_id, render_example, render_prompt
+from selfimprove.models.context import context_tokens
+from selfimprove.models.loading import load_base
+from selfimprove.models.resolve import resolve_policy
 
 PARTS = CHATML.replace(
     "{{ m['content'] }}",

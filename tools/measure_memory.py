@@ -1,4 +1,4 @@
-"""Peak memory of single steps against selfimprove/estimate.py: `python tools/measure_memory.py MODEL [CASE ...]`.
+"""Peak memory of single steps against selfimprove/steps/memory.py: `python tools/measure_memory.py MODEL [CASE ...]`.
 
 MODEL is a built-in name, a model folder, or `random:CONFIG.json` (random weights of that configuration, kept in
 SELFIMPROVE_CACHE). Every case runs in a process of its own on random token ids, since a process never gives back its
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import Store
-from selfimprove.builtin import cache_folder
-from selfimprove.estimate import GIB, Memory, Plan, Shape, dpo, sampling, score, scoring, sft
-from selfimprove.policy import Policy, resolve_policy
-from selfimprove.reporting.terminal import Progress
-from selfimprove.steps import StepRequest, run_step
+from selfimprove.models.builtin import cache_folder
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.memory import GIB, Memory, Plan, Shape, dpo, sampling, score, scoring, sft
+from selfimprove.steps.run import StepRequest, run_step
 
 LORA = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": "all-linear"}
 PLAN = Plan(half=False, gpu=False, prompt=48, response=16, example=64, micro_batch=8, lora_rank=16)

@@ -1,10 +1,10 @@
-"""The tables of docs/scaling.md, made from selfimprove/estimate.py: `python tools/scaling_table.py`."""
+"""The tables of docs/scaling.md, made from selfimprove/steps/memory.py: `python tools/scaling_table.py`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from selfimprove.estimate import Plan, Shape, cache_per_token, disk, dpo, loading, sampling, scoring, sft
+from selfimprove.steps.memory import Plan, Shape, cache_per_token, disk, dpo, loading, sampling, scoring, sft
 
 GB = 1e9
 

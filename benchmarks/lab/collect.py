@@ -12,8 +12,8 @@ from scipy import stats
 from benchmarks.lab.tasks import grade
 from selfimprove.artefacts import Artefact, read_rows
 from selfimprove.judging.agreement import consistency
-from selfimprove.reporting.events import Event
-from selfimprove.reporting.summary import of_kind, rounds_of
+from selfimprove.report.events import Event
+from selfimprove.report.summary import of_kind, rounds_of
 
 
 def run_figures(events: Sequence[Event], store: Path, answers: Mapping[str, str]) -> dict[str, Any]:

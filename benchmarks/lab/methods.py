@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.lab.score_methods import SCORE_COMMON, SCORE_METHODS, SCORE_SUITES
 from benchmarks.lab.tasks import MAX_NEW_TOKENS
-from selfimprove.recipe import Recipe, make_recipe
+from selfimprove.recipe.recipe import Recipe, make_recipe
 
 Changes = dict[str, Any]  # key.sub -> value
 

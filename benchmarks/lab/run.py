@@ -25,11 +25,11 @@ import torch
 from benchmarks.lab.collect import run_figures
 from benchmarks.lab.methods import FAMILIES, lab_recipe
 from benchmarks.lab.model import make_bases
-from selfimprove import execute
 from selfimprove.artefacts import digest_of
 from selfimprove.errors import SelfImproveError
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import Recipe
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.runs import execute
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 

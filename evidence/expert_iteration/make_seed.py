@@ -14,7 +14,7 @@ from pathlib import Path
 
 from selfimprove import load_recipe, run
 from selfimprove.artefacts import Store, read_rows
-from selfimprove.policy import load_tokenizer
+from selfimprove.models.policy import load_tokenizer
 from selfimprove.shipped import recipes_folder
 
 HERE = Path(__file__).parent

@@ -39,7 +39,7 @@ class RenderedPrompt:
 class Response:
     """One sampled response, token for token. `finish`: "stop" or "length" (truncated: no end-of-turn token).
 
-    `text` is the answer: what follows the last thought of `ids` (`data/thoughts.py`). A response that ends within a
+    `text` is the answer: what follows the last thought of `ids` (`models/thoughts.py`). A response that ends within a
     thought is `open_thought`: its finish is "length" and its text empty. `sampler_log_prob` is summed over tokens
     (nats), as the sampler saw it.
     """

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from selfimprove.chat import Message
 from selfimprove.data.files import file_rows, locate
 from selfimprove.data.forms import TURN_KEYS, dialogue, number_as_text, plain_value, turn_of, unlearned
 from selfimprove.errors import InputError
+from selfimprove.models.chat import Message
 from selfimprove.registry import find_code, is_code_file, load_code
 
 Messages = tuple[Message, ...]
@@ -566,3 +566,8 @@ def _no_column(place: str, name: str, why: str, columns: Iterable[str]) -> Input
     close = [f"; did you mean {match!r}?" for match in get_close_matches(name, list(columns), 1)]
     found = ", ".join(columns) + "".join(close)
     return InputError(f"{place}: no column {name!r} ({why}); columns found: {found}")
+
+
+def content(prompt: Prompt) -> str:
+    """The prompt's last user turn."""
+    return prompt.messages[-1]["content"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.artefacts import digest_of
-from selfimprove.chat import Message, render_example
 from selfimprove.data.rows import Response, Responses
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.judge_sections import Prices, Reader
 from selfimprove.judging.digits import DIGITS, digit_tokens
-from selfimprove.judging.functions import Verdict
+from selfimprove.judging.outcomes import Verdict
 from selfimprove.judging.rubric import Rubric, load_rubric
-from selfimprove.opening import PLAIN, Opening
-from selfimprove.policy import Policy, load_tokenizer, resolve_policy
+from selfimprove.models.chat import Message, render_example
+from selfimprove.models.opening import PLAIN, Opening
+from selfimprove.models.policy import Policy, load_tokenizer
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import Prices, Reader
+from selfimprove.steps.run import StepRequest
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference, Written
@@ -195,7 +199,7 @@ def _by_server(loop: Inference, judge: Judge, questions: Mapping[str, Sequence[M
     for id, text in written.items():
         asked_as.setdefault(text, id)
     distinct = {id: questions[id] for id in asked_as.values()}
-    rows = loop.ask_server(judge.reader, distinct, judge.rubric.max_new_tokens, log_probs, label)
+    rows = ask_server(loop, judge.reader, distinct, judge.rubric.max_new_tokens, log_probs, label)
     _require_same_model(loop, judge, {row["model"] for row in rows if row["model"]})
     found: dict[str, tuple[Verdict, str]] = {}
     for row in rows:
@@ -243,3 +247,49 @@ def priced(cost: Cost, prices: Prices | None) -> Cost:
 def as_event(cost: Cost) -> dict[str, Any]:
     """The cost as an event's field."""
     return {name: getattr(cost, name) for name in Cost.__dataclass_fields__}
+
+
+def ask_server(
+    loop: Inference,
+    judge: Reader,
+    questions: Mapping[str, Sequence[Message]],
+    new_tokens: int,
+    log_probs: int,
+    label: str,
+) -> list[dict[str, Any]]:
+    """Answers of the judge's server, one row for each question: see `judging/chat_server.py`."""
+    assert judge.server is not None
+    if not questions:
+        return []
+    artefact = loop.step(
+        StepRequest(
+            step="ask_server",
+            label=f"{label} ({judge.server.model})",
+            options={
+                "model": judge.server.model,
+                "judge_version": judge.version,
+                "max_new_tokens": new_tokens,
+                "log_probs": log_probs,
+            },
+            inputs={
+                "questions": [
+                    {"prompt_id": id, "messages": json.dumps([dict(turn) for turn in messages])}
+                    for id, messages in questions.items()
+                ]
+            },
+            policies={},
+            seed=0,
+            execution={"server": judge.server.model_dump(), "paid": str(_paid(loop, judge))},
+        )
+    )
+    return artefact.rows()
+
+
+def _paid(loop: Inference, judge: Reader) -> Path:
+    """All answers of a served judge: in the recipe's `store`, else beside the runs (`runs/.judgements`), so that
+    another limit, policy or folder finds them; in the run's own folder where nothing can be written beside it."""
+    beside = Path(loop.recipe.store or Path(loop.recipe.output).absolute().parent)
+    folder = beside if loop.recipe.store or os.access(beside, os.W_OK) else loop.store.folder
+    model = judge.server.model if judge.server else ""
+    name = re.sub(r"[^\w.-]+", "-", model)[-60:].strip("-.")
+    return folder.absolute() / ".judgements" / f"{name}-{digest_of([model, judge.version])[:12]}.jsonl"

@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from selfimprove.artefacts import digest_of
-from selfimprove.chat import Message
-from selfimprove.sampling.journal import Journal
-from selfimprove.sampling.server import Server, Trouble, run_async
+from selfimprove.models.chat import Message
+from selfimprove.models.journal import Journal
+from selfimprove.models.server import Server, Trouble, run_async
 
 # What newer models or smaller servers refuse by a 400 that names it: asked for otherwise, or not at all.
 _OPTIONAL = ("max_completion_tokens", "logprobs", "temperature")

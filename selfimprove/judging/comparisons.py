@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from selfimprove.chat import Message
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.judging.asking import Judge, ask_judge
-from selfimprove.judging.functions import Verdict
+from selfimprove.judging.outcomes import Verdict
+from selfimprove.models.chat import Message
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.errors import InputError
+from selfimprove.judging.outcomes import Verdict
 from selfimprove.registry import Code, code_at, find_code, load_code
 
-# (score, None), or (None, why it is missing)
-Verdict = tuple[float | None, str | None]
 _NAMES = ("prompt", "response", "answer", "row")
 
 

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.suites import exact_match, normalized
-from selfimprove.judge_sections import JudgeOptions, Reward
 from selfimprove.judging.asking import ask_judge, find_judge, named_reader, under
 from selfimprove.judging.checkers import constraints
 from selfimprove.judging.checkers.constraints import read_constraints
+from selfimprove.judging.checkers.exact import exact_match, normalized
 from selfimprove.judging.comparisons import compared
-from selfimprove.judging.functions import Verdict, load_function
+from selfimprove.judging.functions import function_step, load_function, reads_rows
+from selfimprove.judging.likelihoods import implicit_reward, mean_log_likelihood
+from selfimprove.judging.outcomes import Verdict
 from selfimprove.judging.pairs import random_scores
-from selfimprove.judging.rewarding import check_one_label, check_reward
-from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
+from selfimprove.judging.rewarding import check_one_label, check_reward, rewarded
 from selfimprove.judging.rubric import load_rubric
-from selfimprove.opening import PLAIN, Opening
-from selfimprove.policy import Policy, resolve_policy
+from selfimprove.models.opening import PLAIN, Opening
+from selfimprove.models.policy import Policy
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import JudgeOptions, Reward
+from selfimprove.steps.run import StepRequest
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
-    from selfimprove.loop import Loop
+    from selfimprove.loop.loop import Loop
 
 
 def judge_responses(
@@ -61,7 +65,7 @@ def judge_responses(
         turned = {id: [None if one is None else float(one < bound) for one in row] for id, row in scores.items()}
         return turned, lost
     if judge.kind in ("reward_model", "function"):
-        verdicts = loop.judged(responses, judge)
+        verdicts = judged(loop, responses, judge)
     elif judge.kind in ("math", "code"):
         verdicts = _rewarded(loop, judge, responses)
     elif judge.kind == "rubric":
@@ -169,7 +173,7 @@ def _random(loop: Inference, judge: JudgeOptions, responses: Responses, policy: 
 
 def _rewarded(loop: Inference, judge: JudgeOptions, responses: Responses) -> dict[str, list[Verdict]]:
     reward = Reward.model_validate({"kind": judge.kind, "tests": judge.tests, "seconds": judge.seconds})
-    found = loop.rewarded(responses, reward, f"check answers ({judge.kind})")
+    found = rewarded(loop, responses, reward, f"check answers ({judge.kind})")
     return {id: [(one.value, one.missing) for one in row] for id, row in found.items()}
 
 
@@ -205,3 +209,45 @@ def missing_share(scores: Scores) -> float:
     if not flat:
         raise RunFailed("the judge was given no response")
     return sum(score is None for score in flat) / len(flat)
+
+
+def judged(loop: Inference, responses: Responses, judge: JudgeOptions) -> dict[str, list[Verdict]]:
+    """Verdicts of a `reward_model` or a `function` on every response, as a durable step."""
+    options: dict[str, Any] = {"dtype": loop.dtype}
+    execution: dict[str, Any] = {"device": loop.device, "batch_tokens": loop.recipe.sampling.batch_tokens}
+    policies, with_rows = {}, False
+    if judge.kind == "reward_model":
+        policies["reward_model"] = resolve_policy(str(judge.model), "judge", loop.recipe.opening)
+    else:
+        code = loop.code_of(str(judge.function), "judge.function")
+        options, more = function_step(code, judge.version, judge.seconds)
+        execution |= more
+        with_rows = reads_rows(load_function(code, "judge.function"))
+    texts = [
+        {
+            "prompt_id": prompt.id,
+            "index": response.index,
+            "prompt": prompt.text,
+            "text": response.text,
+            "answer": prompt.answer,
+            "messages": list(prompt.messages) or [{"role": "user", "content": prompt.text}],
+            **({"row": json.dumps(prompt.row, default=str, sort_keys=True)} if with_rows else {}),
+        }
+        for prompt, its_responses in responses
+        for response in its_responses
+    ]
+    artefact = loop.step(
+        StepRequest(
+            step=judge.kind,
+            label=f"judge {Path(str(judge.model or judge.function)).name}",
+            options=options,
+            inputs={"texts": texts},
+            policies=policies,
+            seed=0,
+            execution=execution,
+        )
+    )
+    verdicts: dict[str, list[Verdict]] = {}
+    for row in artefact.rows():
+        verdicts.setdefault(row["prompt_id"], []).append((row["score"], row["missing"]))
+    return verdicts

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from selfimprove.judging.functions import Verdict
+from selfimprove.judging.outcomes import Verdict
 
 _UNLISTED = "neither label is among the judge's first tokens"
 

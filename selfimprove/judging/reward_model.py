@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from selfimprove.batching import pad_right, token_budget_batches
-from selfimprove.chat import Message, end_of_turn_id, render_example
 from selfimprove.errors import InputError
-from selfimprove.judging.functions import Verdict
-from selfimprove.policy import Policy, load_tokenizer, pick_dtype
+from selfimprove.judging.outcomes import Verdict
+from selfimprove.models.batching import pad_right, token_budget_batches
+from selfimprove.models.chat import Message, end_of_turn_id, render_example
+from selfimprove.models.policy import Policy, load_tokenizer, pick_dtype
 
 
 class RewardModel:

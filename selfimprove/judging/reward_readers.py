@@ -12,20 +12,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.chat import Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.errors import RunFailed
 from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.digits import DIGITS, digit_tokens
-from selfimprove.judging.functions import Verdict
+from selfimprove.judging.outcomes import Verdict
 from selfimprove.judging.rubric import Prompts, Rubric, RubricOptions
-from selfimprove.policy import MODELS, Policy, declared_ends, load_tokenizer, pick_dtype
-from selfimprove.run_data import context_tokens
-from selfimprove.sampling import Decoding, Request
-from selfimprove.sampling.journal import Journal
-from selfimprove.sampling.server import Server
+from selfimprove.models.chat import Message, accepted_turns, render_prompt, stop_ids
+from selfimprove.models.context import context_tokens
+from selfimprove.models.journal import Journal
+from selfimprove.models.loading import MODELS
+from selfimprove.models.policy import Policy, declared_ends, load_tokenizer, pick_dtype
+from selfimprove.models.server import Server
+from selfimprove.sampling.sampler import Decoding, Request
 
 if TYPE_CHECKING:
-    from selfimprove.judging.rewarding import Answered
+    from selfimprove.judging.outcomes import Answered
 
 _TOO_LONG = "longer than the judge's context"
 
@@ -96,7 +97,8 @@ class DigitReader:
         self._room = context_tokens(policy.base) - 1
 
     def __call__(self, asked: Sequence[Answered], advance: Advance) -> list[Verdict]:
-        from selfimprove.scoring import Group, summed_log_probs
+        from selfimprove.models.likelihood import summed_log_probs
+        from selfimprove.models.log_probs import Group
 
         rendered = [(*_question(self._tokenizer, self._rubric, one), *self._opening) for one in asked]
         fitting = [place for place, ids in enumerate(rendered) if len(ids) <= self._room]

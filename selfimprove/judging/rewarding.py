@@ -12,24 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from selfimprove.data.rows import Responses
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.evaluation.code_tasks import program_of
-from selfimprove.evaluation.suites import exact_match, normalized
-from selfimprove.judge_sections import Reward
+from selfimprove.inference import Inference
 from selfimprove.judging.asking import named_reader, rating_rubric, under
+from selfimprove.judging.checkers.code_tasks import program_of
+from selfimprove.judging.checkers.exact import exact_match, normalized
+from selfimprove.judging.checkers.math_answers import NO_ANSWER, math_verdict
+from selfimprove.judging.checkers.pool import in_order, usable_cores
+from selfimprove.judging.checkers.sandbox import Limits, run_program, sandbox_problem, why_failed
 from selfimprove.judging.functions import (
     Judged,
-    Verdict,
     function_of_step,
     function_step,
     function_verdict,
     load_function,
     reads_rows,
 )
-from selfimprove.judging.math_answers import NO_ANSWER, math_verdict
-from selfimprove.judging.pool import in_order, usable_cores
+from selfimprove.judging.outcomes import TRUNCATED, Answered, Rewarded, Verdict
 from selfimprove.judging.reward_readers import (
     DigitReader,
     PolicyReader,
@@ -39,37 +41,20 @@ from selfimprove.judging.reward_readers import (
     rubric_of_options,
 )
 from selfimprove.judging.rubric import Rubric
-from selfimprove.judging.sandbox import Limits, run_program, sandbox_problem, why_failed
-from selfimprove.opening import PLAIN, Opening
-from selfimprove.policy import Policy, pick_device, resolve_policy
+from selfimprove.models.journal import Journal
+from selfimprove.models.opening import PLAIN, Opening
+from selfimprove.models.policy import Policy, pick_device
+from selfimprove.models.resolve import resolve_policy
+from selfimprove.models.server import Server
+from selfimprove.recipe.judges import Reward
 from selfimprove.registry import find_code
-from selfimprove.sampling.journal import Journal
-from selfimprove.sampling.server import Server
+from selfimprove.steps.run import StepRequest
 
-TRUNCATED = "truncated"
 _NO_REFERENCE = "the prompt has no reference answer"
 _COMPARES = ("exact_match", "math", "code")  # with the prompt's answer, which the others can do without
 
 Advance = Callable[[int], None]
 Job = TypeVar("Job")
-
-
-class Answered(NamedTuple):
-    """A question and what was answered. `answer`: the reference; for kind `code` the task's row of the data as JSON."""
-
-    prompt: str
-    text: str
-    answer: str | None
-    truncated: bool
-
-
-class Rewarded(NamedTuple):
-    """`value` None is missing, for the reason `missing`; `failure` is why an answer is wrong without having been
-    compared with anything."""
-
-    value: float | None
-    failure: str | None = None
-    missing: str | None = None
 
 
 Look = Callable[[Sequence[Answered], Advance], list[Rewarded]]
@@ -291,3 +276,51 @@ def _rubric_and_reader(
             "has its own model in its folder (`policy/`), as runs/x/judge"
         )
     return rubric, judge
+
+
+def reward_step_of(loop: Inference, reward: Reward) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
+    """(options, policies, execution) of a step that checks answers, on this machine: see `judging/rewarding.py`."""
+    recipe = loop.recipe
+    return reward_step(
+        reward,
+        recipe.search_folders(),
+        loop.dtype,
+        loop.device,
+        recipe.sampling.batch_tokens,
+        recipe.opening,
+    )
+
+
+def rewarded(loop: Inference, responses: Responses, reward: Reward, label: str) -> dict[str, list[Rewarded]]:
+    """The reward of every response, as a durable step. Equal responses to a prompt are checked once: give several
+    turns' attempts in one call, so that a copy is never right where the first attempt was wrong."""
+    texts = [
+        {
+            "prompt_id": prompt.id,
+            "index": response.index,
+            "prompt": prompt.conversation if reward.kind in ("rubric", "reward_model") else prompt.text,
+            "text": response.text,
+            "answer": prompt.answer,
+            "truncated": response.finish == "length",
+        }
+        for prompt, its_responses in responses
+        for response in its_responses
+    ]
+    found: dict[str, list[Rewarded]] = {id: [] for id in responses.by_prompt}
+    if not texts:
+        return found
+    options, policies, execution = reward_step_of(loop, reward)
+    artefact = loop.step(
+        StepRequest(
+            step="rewards",
+            label=label,
+            options=options,
+            inputs={"texts": texts},
+            policies=policies,
+            seed=0,
+            execution=execution,
+        )
+    )
+    for row in artefact.rows():
+        found[row["prompt_id"]].append(Rewarded(row["value"], row["failure"], row["missing"]))
+    return found

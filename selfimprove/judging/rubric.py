@@ -20,15 +20,15 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from selfimprove.chat import Message
-from selfimprove.data.thoughts import answer_of
 from selfimprove.errors import InputError
 from selfimprove.judging.digits import expected_digit, stated_digit
-from selfimprove.judging.functions import Verdict
 from selfimprove.judging.named_scores import named_scores
+from selfimprove.judging.outcomes import Verdict
 from selfimprove.judging.pairwise import label_preference, named_winner
+from selfimprove.models.chat import Message
+from selfimprove.models.thoughts import answer_of
+from selfimprove.recipe.strict_yaml import load_yaml
 from selfimprove.shipped import suites_folder
-from selfimprove.strict_yaml import load_yaml
 
 # The end of a file's name (`prompt-turn-2.txt`), and what its prompt may and what it must hold.
 VARIANTS = ("", "turn-2", "reference", "reference-turn-2")

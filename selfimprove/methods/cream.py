@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from selfimprove.data.rows import LogProbs, Responses, Scores
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import ranking_of
+from selfimprove.judging.likelihoods import implicit_reward, mean_log_likelihood
 from selfimprove.judging.pairs import best_and_worst, softened
-from selfimprove.judging.rewards import implicit_reward, mean_log_likelihood
-from selfimprove.policy import Policy
+from selfimprove.models.policy import Policy
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
+    from selfimprove.loop.loop import Loop
 
 
 def cream(loop: Loop) -> Policy:

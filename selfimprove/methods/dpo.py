@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.policy import Policy
-from selfimprove.run_data import responses_of
+from selfimprove.loop.data import responses_of
+from selfimprove.models.policy import Policy
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
+    from selfimprove.loop.loop import Loop
 
 
 def dpo(loop: Loop) -> Policy:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from selfimprove.judging.judges import judge_responses
 from selfimprove.judging.pairs import best_and_worst
-from selfimprove.policy import Policy
+from selfimprove.models.policy import Policy
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
+    from selfimprove.loop.loop import Loop
 
 
 def iterative_dpo(loop: Loop) -> Policy:

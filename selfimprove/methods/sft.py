@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.policy import Policy
+from selfimprove.models.policy import Policy
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
+    from selfimprove.loop.loop import Loop
 
 
 def sft(loop: Loop) -> Policy:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import ranking_of
+from selfimprove.judging.likelihoods import implicit_reward
 from selfimprove.judging.pairs import best_and_worst
-from selfimprove.judging.rewards import implicit_reward
-from selfimprove.policy import Policy
+from selfimprove.models.policy import Policy
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
+    from selfimprove.loop.loop import Loop
 
 
 def srlm(loop: Loop) -> Policy:

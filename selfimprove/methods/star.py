@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 from selfimprove import gates
 from selfimprove.artefacts import digest_of
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
+from selfimprove.data.turns import next_turn
 from selfimprove.errors import RunFailed
-from selfimprove.judging.rewarding import TRUNCATED, Rewarded
-from selfimprove.method_sections import Star
-from selfimprove.policy import Policy
-from selfimprove.run_data import next_turn
+from selfimprove.judging.outcomes import TRUNCATED, Rewarded
+from selfimprove.judging.rewarding import rewarded
+from selfimprove.models.policy import Policy
+from selfimprove.recipe.methods import Star
 
 if TYPE_CHECKING:
-    from selfimprove.loop import Loop
-    from selfimprove.record import Round
+    from selfimprove.loop.loop import Loop
+    from selfimprove.loop.record import Round
 
 # What became of a first attempt in the second, by (first is right, second is right).
 _TRANSITIONS = {
@@ -105,7 +106,7 @@ def draw_traces(loop: Loop, policy: Policy, prompts: Sequence[RenderedPrompt]) -
         ]
         for id, responses in first.by_prompt.items()
     }
-    rewards = loop.rewarded(Responses(first.prompts, both), options.reward, f"check both attempts of {policy.name}")
+    rewards = rewarded(loop, Responses(first.prompts, both), options.reward, f"check both attempts of {policy.name}")
     return [
         Drawn(
             prompt,

@@ -18,10 +18,11 @@ from typing import Any
 
 from selfimprove.artefacts import digest_of
 from selfimprove.errors import InputError
-from selfimprove.policy import Policy, verify_policy
-from selfimprove.sampling import Decoding, Request, Sampled
-from selfimprove.sampling.journal import Journal
-from selfimprove.sampling.server import TOKEN_IDS_NEEDED, Server, Trouble, run_async
+from selfimprove.models.journal import Journal
+from selfimprove.models.loading import verify_policy
+from selfimprove.models.policy import Policy
+from selfimprove.models.server import TOKEN_IDS_NEEDED, Server, Trouble, run_async
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 
 __all__ = ["OpenAISampler", "Server"]
 

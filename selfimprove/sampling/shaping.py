@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from selfimprove.sampling import Decoding
+from selfimprove.sampling.sampler import Decoding
 
 
 def seen_tokens(prompts: Sequence[Sequence[int]], repeats: Sequence[int], vocabulary: int) -> torch.Tensor:

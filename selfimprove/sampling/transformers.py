@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfimprove.batching import positions, prefill, token_budget_batches
-from selfimprove.policy import MODELS, Policy, load_tokenizer
-from selfimprove.sampling import Decoding, Request, Sampled
+from selfimprove.models.batching import positions, prefill, token_budget_batches
+from selfimprove.models.loading import MODELS
+from selfimprove.models.log_probs import token_log_probs
+from selfimprove.models.policy import Policy, load_tokenizer
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 from selfimprove.sampling.shaping import seen_tokens, shaped
-from selfimprove.scoring import token_log_probs
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:

@@ -29,11 +29,13 @@ from typing import Any
 import psutil
 
 from selfimprove.artefacts import digest_of, write_json
-from selfimprove.builtin import cache_folder
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.policy import MODELS, Policy, pick_dtype, verify_policy
-from selfimprove.sampling import Decoding, Request, Sampled
-from selfimprove.scoring import Group, summed_log_probs
+from selfimprove.models.builtin import cache_folder
+from selfimprove.models.likelihood import summed_log_probs
+from selfimprove.models.loading import MODELS, verify_policy
+from selfimprove.models.log_probs import Group
+from selfimprove.models.policy import Policy, pick_dtype
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 
 # Minor versions of vLLM that this project's tests have run with.
 TESTED_VERSIONS = ("0.32",)

@@ -21,9 +21,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from selfimprove.adapters import attach
-from selfimprove.policy import Policy, pick_dtype
-from selfimprove.sampling import Decoding, Request, Sampled
+from selfimprove.models.adapters import attach
+from selfimprove.models.policy import Policy, pick_dtype
+from selfimprove.sampling.sampler import Decoding, Request, Sampled
 
 
 class Engine:

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("study", help="a study's YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a key of the study file")
     given = parser.parse_args()
-    from selfimprove.eval_cli import stoppable
+    from selfimprove.quiet import stoppable
     from selfimprove.study.plan import load_study
     from selfimprove.study.run import run_study
 

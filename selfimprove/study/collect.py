@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from selfimprove.errors import InputError
-from selfimprove.evaluation.statistics import bounds_of
-from selfimprove.reporting.events import FILE_NAME, Event, read_events
-from selfimprove.reporting.summary import dig, number, of_kind, round_number
+from selfimprove.report.events import FILE_NAME, Event, read_events
+from selfimprove.report.summary import dig, number, of_kind, round_number
+from selfimprove.statistics import bounds_of
 from selfimprove.study.figures import Estimate, Matrix, crossed, crossed_ratio
 from selfimprove.study.plan import Planned, Study
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfimprove.evaluation.statistics import bounded_interval
+from selfimprove.statistics import bounded_interval
 
 Matrix = NDArray[np.float64]
 RESAMPLES = 2000

@@ -14,10 +14,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from selfimprove.artefacts import write_file
-from selfimprove.reporting.figures import BLUE, GREY, INK, STYLE, add_legend, label, new_figure, policy_axis, to_svg
-from selfimprove.reporting.summary import between, count, fixed, metric_of
-from selfimprove.reporting.tables import Table
-from selfimprove.reporting.text import visible
+from selfimprove.report.figures import BLUE, GREY, INK, STYLE, add_legend, label, new_figure, policy_axis, to_svg
+from selfimprove.report.summary import between, count, fixed, metric_of
+from selfimprove.report.tables import Table
+from selfimprove.report.text import visible
 from selfimprove.study.collect import ALL, Row
 from selfimprove.study.plan import Study
 

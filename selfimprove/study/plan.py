@@ -14,11 +14,11 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from selfimprove.errors import InputError
-from selfimprove.judge_sections import said_of
-from selfimprove.recipe import Recipe, make_recipe
-from selfimprove.recipe_sections import Strict
+from selfimprove.recipe.judges import said_of
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.recipe.sections import Strict
+from selfimprove.recipe.strict_yaml import load_yaml
 from selfimprove.shipped import recipe_file
-from selfimprove.strict_yaml import load_yaml
 
 _OWN = ("seed", "output", "store")  # the study gives these to every run
 # Methods that measure no policy, so that there is nothing to compare.

@@ -13,16 +13,16 @@ from rich.console import Console
 
 from selfimprove.artefacts import Store, write_file, write_json
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.execute import run
-from selfimprove.loop import Loop
-from selfimprove.policy import pick_device
+from selfimprove.loop.loop import Loop
+from selfimprove.models.policy import pick_device
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe import Recipe, changed_keys
-from selfimprove.reporting.events import FILE_NAME, Event, EventLog, read_events
-from selfimprove.reporting.summary import dig, duration, number
-from selfimprove.reporting.terminal import Progress
-from selfimprove.run_folder import Run
-from selfimprove.sampling import choose_backend
+from selfimprove.recipe.recipe import Recipe, changed_keys
+from selfimprove.report.events import FILE_NAME, Event, EventLog, read_events
+from selfimprove.report.summary import dig, duration, number
+from selfimprove.report.terminal import Progress
+from selfimprove.runs.execute import run
+from selfimprove.runs.folder import Run
+from selfimprove.sampling.backends import choose_backend
 from selfimprove.study.collect import Measured, Row, as_csv, measured, table
 from selfimprove.study.page import outcome_sentences, write_page
 from selfimprove.study.plan import Planned, Study, planned

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from selfimprove.errors import InputError
-from selfimprove.strict_yaml import load_yaml
+from selfimprove.recipe.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
-    from selfimprove.recipe import Recipe
-    from selfimprove.recipe_sections import Training
+    from selfimprove.recipe.recipe import Recipe
+    from selfimprove.recipe.sections import Training
 
 KINDS = ("FSDP", "DEEPSPEED", "MULTI_GPU")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from selfimprove.configuration import configurations, set_aside
+from selfimprove.models.configuration import configurations, set_aside
 
 # What such rates are called: dropout, attn_pdrop, layerdrop, drop_path_rate; mixtures of experts: router_jitter_noise.
 _NAMES = ("drop", "jitter")

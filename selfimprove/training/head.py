@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from selfimprove.errors import InputError
-from selfimprove.policy import Policy
-from selfimprove.scoring import token_log_probs
+from selfimprove.models.log_probs import token_log_probs
+from selfimprove.models.policy import Policy
 
 _IDS = (11, 47, 95, 120, 33, 71)  # any
 # Nats per token. In bf16 two ways of computing are rounded otherwise.

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from trl import DPOTrainer
 
-from selfimprove.batching import pad_left, pad_right, positions
-from selfimprove.scoring import token_log_probs
+from selfimprove.models.batching import pad_left, pad_right, positions
+from selfimprove.models.log_probs import token_log_probs
 from selfimprove.training.losses import soft_preference_loss
 
 PAIR_COLUMNS = (

@@ -21,13 +21,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
-from selfimprove.adapters import attach, check_trainable, name_base, tokenizer_folder
 from selfimprove.artefacts import Artefact, explained_write, read_rows, sync_tree, write_json
-from selfimprove.chat import end_of_turn_id
-from selfimprove.configuration import as_configured
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.gates import dpo_start
-from selfimprove.policy import Policy, load_base, model_digest, pick_device
+from selfimprove.models.adapters import attach, check_trainable, name_base
+from selfimprove.models.chat import end_of_turn_id
+from selfimprove.models.configuration import as_configured
+from selfimprove.models.loading import load_base
+from selfimprove.models.policy import Policy, model_digest, pick_device, tokenizer_folder
 from selfimprove.training.dropout import without_dropout
 from selfimprove.training.head import check_head
 from selfimprove.training.preference import PairCollator, PreferenceTrainer

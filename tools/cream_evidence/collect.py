@@ -12,10 +12,11 @@ import numpy as np
 from selfimprove.artefacts import Artefact, digest_of, read_rows
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import RunFailed
-from selfimprove.evaluation.suites import ExactMatch, exact_match, load_suite
-from selfimprove.recipe import Recipe, changed_keys
-from selfimprove.reporting.events import Event, read_events
-from selfimprove.reporting.summary import dig, of_kind, rounds_of
+from selfimprove.judging.checkers.exact import exact_match
+from selfimprove.recipe.recipe import Recipe, changed_keys
+from selfimprove.report.events import Event, read_events
+from selfimprove.report.summary import dig, of_kind, rounds_of
+from selfimprove.suites.suites import ExactMatch, load_suite
 
 from .matrix import Cell
 

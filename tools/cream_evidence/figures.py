@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from selfimprove.evaluation.statistics import wilson_interval
+from selfimprove.statistics import wilson_interval
 
 from .intervals import Estimate, crossed, nested, over_seeds, share
 from .matrix import SEEDS, SETTINGS

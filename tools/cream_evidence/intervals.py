@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from selfimprove.evaluation.statistics import wilson_interval
+from selfimprove.statistics import wilson_interval
 
 _RESAMPLES = 4000
 VERDICTS = ("holds", "contradicted", "not distinguishable here", "not finished")

@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib
 
-from selfimprove.reporting.figures import COLOURS, GREY, STYLE, add_legend, new_figure
+from selfimprove.report.figures import COLOURS, GREY, STYLE, add_legend, new_figure
 
 from .lab import STEPS, Lab
 from .plots import TEXT_STYLE, svg_text

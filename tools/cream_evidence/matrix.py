@@ -11,12 +11,12 @@ import yaml
 from selfimprove import Recipe, load_recipe, run
 from selfimprove.artefacts import Artefact, Store
 from selfimprove.errors import SelfImproveError
-from selfimprove.loop import Loop
-from selfimprove.policy import MODELS
+from selfimprove.loop.loop import Loop
+from selfimprove.models.loading import MODELS
 from selfimprove.quiet import quiet_libraries
-from selfimprove.reporting.events import EventLog, read_events
-from selfimprove.reporting.summary import of_kind
-from selfimprove.reporting.terminal import Progress
+from selfimprove.report.events import EventLog, read_events
+from selfimprove.report.summary import of_kind
+from selfimprove.report.terminal import Progress
 from selfimprove.shipped import suites_folder
 from selfimprove.training.stages import made_policy
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from selfimprove.reporting.figures import COLOURS, GREY, STYLE, add_legend, new_figure
+from selfimprove.report.figures import COLOURS, GREY, STYLE, add_legend, new_figure
 
 from .claims import PAPER_TAU
 from .figures import COMPARISONS, Results

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from cream_evidence.plots import TEXT_STYLE, svg_text
 
-from selfimprove.reporting.figures import COLOURS, GREY, STYLE, add_legend, new_figure
+from selfimprove.report.figures import COLOURS, GREY, STYLE, add_legend, new_figure
 
 from .lab import BASE, SUITES, Lab, Term
 

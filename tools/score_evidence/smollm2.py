@@ -12,8 +12,8 @@ from cream_evidence.intervals import Estimate
 from cream_evidence.tables import plain, shown, table
 
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.reporting.events import FILE_NAME, read_events
-from selfimprove.reporting.summary import of_kind
+from selfimprove.report.events import FILE_NAME, read_events
+from selfimprove.report.summary import of_kind
 
 from .lab import FIGURES, of_correction
 from .prose import SMOLLM2

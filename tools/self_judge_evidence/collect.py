@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.errors import InputError, RunFailed
-from selfimprove.recipe import changed_keys
-from selfimprove.reporting.events import FILE_NAME, Event, read_events
-from selfimprove.reporting.summary import dig, of_kind
+from selfimprove.recipe.recipe import changed_keys
+from selfimprove.report.events import FILE_NAME, Event, read_events
+from selfimprove.report.summary import dig, of_kind
 
 from .runs import KINDS, SUITE, recipe_of
 

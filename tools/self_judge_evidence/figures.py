@@ -8,8 +8,8 @@ from typing import Any
 
 from cream_evidence.intervals import Estimate, over_seeds
 
-from selfimprove.reporting.judge_tables import BASELINES
-from selfimprove.reporting.summary import dig
+from selfimprove.report.judge_tables import BASELINES
+from selfimprove.report.summary import dig
 
 from .collect import TRAINED, UNTRAINED, Run
 from .runs import KINDS, SEEDS

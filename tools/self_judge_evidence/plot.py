@@ -9,7 +9,7 @@ import numpy as np
 from cream_evidence.plots import TEXT_STYLE, svg_text
 from matplotlib.figure import Figure
 
-from selfimprove.reporting.figures import COLOURS, GREY, STYLE, add_legend, new_figure
+from selfimprove.report.figures import COLOURS, GREY, STYLE, add_legend, new_figure
 
 from .figures import BEFORE, MAIN, SHORTEST, Results, mean_of
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from selfimprove import Recipe, load_recipe, run
 from selfimprove.errors import InputError, RunFailed, SelfImproveError
-from selfimprove.recipe import changed_keys
-from selfimprove.reporting.events import FILE_NAME, Event, read_events
-from selfimprove.reporting.summary import of_kind
+from selfimprove.recipe.recipe import changed_keys
+from selfimprove.report.events import FILE_NAME, Event, read_events
+from selfimprove.report.summary import of_kind
 
 RECIPE, SUITE = "smollm2-135m/self-lengthen", "longen-short"
 SEEDS = (0, 1, 2)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from .collect import SEEDS, Run
 
-WORDS, RUNS_OF_FOUR, REPEAT = range(3)  # of a measured text, see selfimprove/reporting/growth.py
+WORDS, RUNS_OF_FOUR, REPEAT = range(3)  # of a measured text, see selfimprove/methods/self_lengthen/growth.py
 ANSWERS, LONGER = "answers", "longer texts"
 
 

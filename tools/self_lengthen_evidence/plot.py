@@ -7,7 +7,7 @@ import numpy as np
 from cream_evidence.plots import TEXT_STYLE, svg_text
 from matplotlib.figure import Figure
 
-from selfimprove.reporting.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, add_legend, new_figure
+from selfimprove.report.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, add_legend, new_figure
 
 from .figures import ANSWERS, LONGER, WORDS, Results
 

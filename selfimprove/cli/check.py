@@ -1,0 +1,425 @@
+"""`check`, `status` and `doctor`: what will happen, what has happened, what is installed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from selfimprove.artefacts import Store
+from selfimprove.errors import InputError
+from selfimprove.judging.rubric import Rubric, load_rubric
+from selfimprove.methods.self_lengthen.plan import lengthening_room
+from selfimprove.methods.self_lengthen.questions import extend
+from selfimprove.models.builtin import BUILTINS, cache_folder
+from selfimprove.models.chat import accepted_turns, append_turn, render_example, render_prompt
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.registry import is_code_file
+from selfimprove.report.events import EventLog
+from selfimprove.report.summary import duration
+from selfimprove.report.text import printable
+from selfimprove.runs.folder import Run
+
+if TYPE_CHECKING:
+    from selfimprove.cli.tokens import Tokens
+
+
+def check_recipe(recipe: Recipe, out: Console) -> None:
+    """Loads the data, checks what can be checked before a run, and prints examples and an estimate."""
+    from selfimprove.loop.loop import Loop
+    from selfimprove.quiet import quiet_libraries
+    from selfimprove.report.terminal import Progress
+    from selfimprove.training.accelerate_file import find_accelerate_file, missing_here, read_accelerate_file
+    from selfimprove.training.stages import batch_split
+
+    if recipe.method in ("evaluate_judge", "evaluate_responses", "judge_file", "answer"):
+        raise InputError(f"check: method {recipe.method!r} trains nothing; run it: it says first what is wrong")
+    quiet_libraries()
+    batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
+    if code := _code_of(recipe):
+        out.print(f"this recipe runs your code: {', '.join(code)}", highlight=False, soft_wrap=True)
+    events = EventLog(Path(recipe.output), wait=True)  # never opened: `check` writes nothing
+    loop = Loop(recipe, Store(Path(recipe.output) / "steps"), events, Progress())
+    loop.check_leaks()
+    out.print(
+        f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
+        highlight=False,
+    )
+    if recipe.method == "score":
+        from selfimprove.methods.score.run import require_trainable
+
+        require_trainable(loop)
+        for line in (_updates(recipe, len(loop.data.round_prompts[0])), _betas(recipe), *_decode_steps(loop)):
+            out.print(line, highlight=False, soft_wrap=True)
+    if recipe.method == "self_lengthen":
+        out.print(_calls(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
+    if recipe.training.accelerate:
+        path = find_accelerate_file(recipe)
+        out.print(f"accelerate file: {path}", highlight=False, soft_wrap=True)
+        for problem in missing_here(read_accelerate_file(path), loop.device):
+            out.print(f"cannot run here: {problem}", style="red", highlight=False)
+    for title, ids in _examples(loop):
+        out.print(f"\n{title} ({len(ids)} tokens):", highlight=False)
+        out.print(printable(loop.tokenizer.decode(ids)), soft_wrap=True, highlight=False)
+    out.print()
+    out.print(_estimate(loop))
+
+
+def _code_of(recipe: Recipe) -> list[str]:
+    """Every name of the user's code that a recipe has: its judge's or reward's, its suites', its data's."""
+    judge, reward = recipe.ranked_by(), recipe.rewarded_by()
+    named = [one.function for one in (judge, judge.of if judge else None, reward) if one]
+    sources = [one for role in ("seed", "prompts", "pairs", "held_out") for one in getattr(recipe.data, role) or ()]
+    paths = [one.path for one in sources]
+    for choice in [*recipe.evaluate, *([recipe.development] if recipe.development else [])]:
+        data = choice.change.get("data")
+        paths.append(data.get("path") if isinstance(data, dict) else data)
+        named.append(choice.change.get("function"))
+    named += [path for path in paths if isinstance(path, str) and is_code_file(path)]
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def _updates(recipe: Recipe, prompts: int) -> str:
+    """What SCoRe's stages go through."""
+    score, n = recipe.score, recipe.sampling.n
+    stages = [("Stage I", score.stage_one.updates), ("Stage II", score.stage_two.updates)]
+    each = recipe.training.batch_size // n
+    times = each * sum(updates for _, updates in stages) / prompts
+    parts = " and ".join(f"{updates:,} updates in {name}" for name, updates in stages if updates)
+    return f"{parts}: each {n} samples of {each} prompts; the {prompts:,} prompts are used {times:.1f} times"
+
+
+def _betas(recipe: Recipe) -> str:
+    """The KL's weights in force."""
+    from selfimprove.methods.score.loss import effective_beta
+
+    score, tokens = recipe.score, recipe.sampling.max_new_tokens
+    weights = {
+        name: effective_beta(beta, score.policy_reduction, score.kl_reduction, tokens)
+        for name, beta in (("beta1", score.beta1), ("beta2", score.beta2))
+    }
+    said = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+    if score.policy_reduction == score.kl_reduction:
+        return f"weights of the KL in force: {said}, as given (both terms are reduced by {score.kl_reduction})"
+    return (
+        f"weights of the KL in force at answers of {tokens} tokens: {said} (score.policy_reduction is "
+        f"{score.policy_reduction}, score.kl_reduction {score.kl_reduction}: as given they are where both are the same)"
+    )
+
+
+def _decode_steps(loop: Any) -> list[str]:
+    """How often the transformers sampler goes through the model for an update's samples: each batch of rows takes as
+    many steps as its longest answer has tokens, and sampling.batch_tokens bounds the batch."""
+    if loop.backend != "transformers":
+        return []
+    recipe, new = loop.recipe, loop.recipe.sampling.max_new_tokens
+    longest = max(len(prompt.prompt_ids) for prompt in loop.data.round_prompts[0])
+    rows, batches = recipe.training.batch_size // recipe.training.processes, 0
+    for turn in range(recipe.score.turns):
+        length = longest + new + turn * (new + len(_turn(loop)))
+        each = max(1, recipe.sampling.batch_tokens // (length * recipe.sampling.n)) * recipe.sampling.n
+        batches += -(-rows // each)
+    return [
+        f"sampling for an update: at most {batches * new:,} decode steps, {batches} batches of {new} "
+        "(a larger sampling.batch_tokens takes fewer)"
+    ]
+
+
+def _calls(recipe: Recipe, prompts: int) -> str:
+    """What a round of Self-Lengthen asks for, with all its tries and with one."""
+    from selfimprove.cli.tokens import lengthening_calls, one_try
+
+    most, least = (lengthening_calls(one, prompts) for one in (recipe, one_try(recipe)))
+    parts = [
+        f"{least.answers:,} to {most.answers:,} answers",
+        f"{least.extensions:,} to {most.extensions:,} extensions",
+    ]
+    if most.instructions:
+        parts.insert(0, f"{least.instructions:,} to {most.instructions:,} instructions")
+    return f"each round asks for {', '.join(parts)}: with one try, and with all tries, of each"
+
+
+def _instruction(recipe: Recipe) -> str | None:
+    """What stands between two attempts, for methods that have two."""
+    if recipe.method == "score" and recipe.score.turns == 2:
+        return recipe.score.instruction
+    return recipe.star.instruction if recipe.method == "star" else None
+
+
+def _turn(loop: Any) -> list[int]:
+    """The instruction's turn as token ids, none where there is one turn; for `self_judge` the question to a judge
+    without the texts in it, for `self_lengthen` the question about a text without the texts."""
+    if loop.recipe.method == "self_lengthen":
+        return render_prompt(loop.tokenizer, extend("", ""))
+    if loop.recipe.method == "self_judge":
+        found = _question(loop, "", "", "")
+        return list(found.ids) if found else []
+    instruction = _instruction(loop.recipe)
+    return append_turn(loop.tokenizer, [], instruction) if instruction else []
+
+
+def _question(loop: Any, instruction: str, response: str, reference: str) -> Any:
+    """What a judge is asked about a response, with the reference; None where it is too long for training."""
+    from selfimprove.judging.digit_questions import question_ids
+    from selfimprove.methods.self_judge.training import find_rubric
+
+    values = {"instruction": instruction, "response": response, "reference": reference}
+    return question_ids(loop.tokenizer, find_rubric(loop), values, "reference", loop.data.room)
+
+
+def _second_turn(loop: Any) -> list[tuple[str, list[int]]]:
+    """What the second attempt at the first prompt reads, with words in the place of the first attempt."""
+    if loop.recipe.method == "self_judge":
+        first = loop.data.round_prompts[0][0]
+        asked = _question(loop, first.text, "(a response, as it was sampled)", str(first.answer))
+        return [("question to the judge, as it is trained with the reference", list(asked.ids))] if asked else []
+    if loop.recipe.method == "self_lengthen":
+        first = loop.data.round_prompts[0][0]
+        asked = render_prompt(loop.tokenizer, extend(first.text, "(an answer, as it was sampled)"))
+        return [("question to the Extender for the whole text", asked)]
+    if not (instruction := _instruction(loop.recipe)):
+        return []
+    prompt = loop.data.round_prompts[0][0]
+    ids, answer = render_example(loop.tokenizer, list(prompt.messages), "(the first attempt, as it was sampled)")
+    return [("turn 2, as it is sampled", append_turn(loop.tokenizer, [*ids, *answer], instruction))]
+
+
+def _examples(loop: Any) -> list[tuple[str, list[int]]]:
+    """Up to three rendered examples, one of each kind first."""
+    found = [
+        ("seed example, as it is trained", e["prompt_ids"] + e["response_ids"]) for e in loop.data.seed_examples[:2]
+    ]
+    found += [
+        ("prompt, as it is sampled", list(p.prompt_ids)) for group in loop.data.round_prompts[:1] for p in group[:2]
+    ]
+    found += _second_turn(loop)
+    found += [("pair, chosen", [*p.prompt.prompt_ids, *p.chosen.ids]) for p in loop.data.pairs[:1]]
+    first_of_kind = [one for i, one in enumerate(found) if one[0] not in [title for title, _ in found[:i]]]
+    return [*first_of_kind, *(one for one in found if one not in first_of_kind)][:3]
+
+
+def _estimate(loop: Any) -> Table:
+    """Tokens, time, memory and disk, from the model's shape and this machine's matrix products. Upper bounds: every
+    response is taken to use all of sampling.max_new_tokens."""
+    from selfimprove.cli.tokens import one_try, tokens_of, with_rubric
+    from selfimprove.steps.floor import machine_speed, model_size
+
+    recipe, base = loop.recipe, Path(loop.base_policy.base)
+
+    ranking = _ranking_rubric(recipe)
+
+    def of(recipe: Recipe) -> Tokens:
+        prompts = [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts]
+        seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples)
+        found = tokens_of(recipe, prompts, seed, len(_turn(loop)), gpu=loop.device != "cpu")
+        if ranking is None:
+            return found
+        values = dict.fromkeys(("instruction", "response", "output_1", "output_2"), "")
+        question = len(render_prompt(loop.tokenizer, accepted_turns(loop.tokenizer, ranking.messages(values))))
+        return with_rubric(found, recipe, list(chain(*prompts)), ranking.options, question)
+
+    tokens = of(recipe)
+    items = sum(map(_answers, loop.evaluator.suites)) * tokens.policies
+    table = Table("estimate", "at most", box=None, pad_edge=False)
+    table.add_row(
+        "tokens sampled / scored / trained", f"{tokens.sampled:,.0f} / {tokens.scored:,.0f} / {tokens.trained:,.0f}"
+    )
+    try:
+        size, speed = model_size(str(base)), machine_speed(loop.dtype, loop.device)
+    except KeyError as missing:
+        table.add_row("time", f"not known: {base / 'config.json'} has no {missing}")
+    else:
+        passes, weights = 2 if recipe.training.lora else 3, 2 * (size.body + size.head)
+
+        def time_of(tokens: Tokens) -> str:
+            many = tokens.read + tokens.scored + passes * tokens.trained
+            return duration(2 * weights * (many / speed.large + (tokens.sampled + 60 * items) / speed.decode))
+
+        table.add_row("time", f"{time_of(tokens)} (at half of this machine's matrix speed)")
+        if recipe.method == "self_lengthen":
+            table.add_row("time, if all passes at once", time_of(of(one_try(recipe))))
+    for row in _memory_and_disk(loop, base):
+        table.add_row(*row)
+    return table
+
+
+def _ranking_rubric(recipe: Recipe) -> Rubric | None:
+    """The rubric by which a local model ranks the samples."""
+    judge = recipe.ranked_by()
+    judge = judge and (judge.of or judge)
+    if judge is None or judge.kind != "rubric" or judge.server:
+        return None
+    return load_rubric(str(judge.rubric), recipe.search_folders())
+
+
+def _answers(loaded: Any) -> int:
+    """How many answers a suite has of a policy; a judge reads as many as are drawn of the model that it judges."""
+    return len(loaded.items) * (loaded.suite.samples if loaded.suite.kind == "graded" else 1)
+
+
+def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
+    """Rows of the estimate by `selfimprove/steps/memory.py`; of an unknown model family, the free disk only."""
+    from selfimprove.steps import memory as estimate
+    from selfimprove.training.accelerate_file import find_accelerate_file, read_accelerate_file
+
+    recipe, data, gpu = loop.recipe, loop.data, loop.device != "cpu"
+    free = f"{shutil.disk_usage(_existing(Path(recipe.output))).free / estimate.GIB:.0f} GB free"
+    try:
+        shape = estimate.Shape.read(base)
+    except KeyError as missing:
+        return [("memory and disk", f"not known: {base / 'config.json'} has no {missing}; {free}")]
+    sharded = False
+    if recipe.training.accelerate:
+        config = read_accelerate_file(find_accelerate_file(recipe))
+        sharded = config.distributed_type.value in ("FSDP", "DEEPSPEED")
+    given = [(len(p.prompt.prompt_ids), len(a.ids)) for p in data.pairs for a in (p.chosen, p.rejected)]
+    prompts = [len(p.prompt_ids) for group in data.round_prompts for p in group] + [prompt for prompt, _ in given]
+    prompt = max(prompts, default=0)
+    example = max((len(e["prompt_ids"]) + len(e["response_ids"]) for e in data.seed_examples), default=0)
+    if recipe.method == "self_lengthen":
+        room = lengthening_room(loop)
+        prompt, example = room.asked, room.example
+    plan = estimate.plan_of(
+        recipe,
+        half=loop.dtype == "bfloat16",
+        gpu=gpu,
+        prompt=prompt,
+        response=max((response for _, response in given), default=None),
+        example=example,
+        sharded=sharded,
+        between=len(_turn(loop)),
+    )
+    margin = 1.0 if gpu else estimate.CPU_MARGIN
+    peaks = {step: margin * memory.total for step, memory in estimate.peaks(shape, plan, recipe).items()}
+    if loop.backend == "vllm" and not gpu:
+        held, loading = estimate.engine_on_cpu(shape, plan, adapter=plan.lora_rank is not None)
+        peaks = {step: size + held for step, size in peaks.items()} | {"sample": held + loading}
+    most = max(peaks, key=lambda step: peaks[step])
+    each = " on each GPU" if gpu and plan.processes > 1 else ""
+    by_step = ", ".join(f"{step} {size / estimate.GIB:.1f}" for step, size in peaks.items())
+    disk = estimate.disk_of(shape, plan, recipe, len(data.round_prompts))
+    rows = [
+        ("parameters", f"{shape.parameters / 1e6:,.0f} M"),
+        ("memory", f"{peaks[most] / estimate.GIB:.1f} GB{each}, in step {most} ({by_step})"),
+        (
+            "disk",
+            f"{disk.kept / estimate.GIB:.2f} GB kept, {disk.while_training / estimate.GIB:.2f} GB more while it trains "
+            f"({free})",
+        ),
+    ]
+    if gpu and recipe.method != "evaluate":
+        rows.insert(2, ("main memory to load", f"{estimate.loading(shape, plan) / estimate.GIB:.1f} GB"))
+    return rows
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _engine_of(holder: int | None) -> int | None:
+    """Process id of the living vLLM engine that a process has started."""
+    try:
+        children = psutil.Process(holder).children() if holder else []
+        return next((child.pid for child in children if "selfimprove.sampling.vllm_engine" in child.cmdline()), None)
+    except psutil.Error:
+        return None
+
+
+def print_status(folder: Path, verify: bool, out: Console) -> None:
+    """Steps finished and under way, and what SCoRe's stages came to; with `verify`, every file's digest."""
+    from selfimprove.report.events import FILE_NAME, read_events
+    from selfimprove.report.terminal import stages_table
+
+    run = Run(folder)
+    recipe = run.read_recipe()
+    holder = run.holder()
+    state = f"process {holder} is working on it" if holder else "no process is working on it"
+    if engine := _engine_of(holder):
+        state += f" (its vLLM engine: process {engine})"
+    out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False, soft_wrap=True)
+    store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
+    table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
+    damaged = []
+    for artefact in store.all():
+        # New times alone (a copied run) are no damage: what looks changed is read.
+        problem = artefact.damage() if verify or not artefact.looks_whole() else None
+        damaged += [problem] if problem else []
+        figures = artefact.figures
+        table.add_row(
+            str(artefact.manifest.get("label", artefact.folder.name)),
+            f"{figures['seconds']:.1f}" if figures else "", f"{figures['tokens']:,}" if figures else "",
+            problem or ("whole (verified)" if verify else "whole"),
+        )  # fmt: skip
+    out.print(table)
+    for partial in sorted(store.folder.glob(".partial-*")):
+        done, total = len(list(partial.glob("rows-*.arrow"))), "?"
+        if (partial / "step.json").is_file():
+            task = json.loads((partial / "step.json").read_text())
+            total, name = task["shards"], task["label"]
+            out.print(f"under way: {name}: {done} of {total} shards", highlight=False)
+    events = folder / FILE_NAME
+    if events.is_file() and (stages := stages_table(read_events(events))).row_count:
+        out.print(stages)
+    if damaged:
+        raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
+
+
+def print_doctor(out: Console) -> bool:
+    """What is installed and what is missing, with the command that mends it; True if a run can work."""
+    import torch
+
+    from selfimprove.models.policy import pick_device
+    from selfimprove.sampling.backends import choose_backend
+    from selfimprove.sampling.vllm import installed
+
+    table = Table("what", "found", "note", box=None, pad_edge=False)
+    good = True
+    for package in ("torch", "transformers", "trl", "peft", "accelerate", "datasets"):
+        try:
+            table.add_row(package, version(package), "")
+        except PackageNotFoundError:
+            good = False
+            table.add_row(package, "missing", f"pip install {package}")
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no"
+    table.add_row("python", platform.python_version(), "")
+    table.add_row("GPU", gpu, "" if torch.cuda.is_available() else "runs use the CPU")
+    device = pick_device()
+    chosen, _ = choose_backend("auto", device)
+    vllm = installed(device)
+    picked = "what sampling.backend=auto picks here"
+    table.add_row("sampler: transformers", "works", picked if chosen == "transformers" else "")
+    if vllm.problem:
+        table.add_row("sampler: vllm", "broken" if vllm.version else "missing", vllm.problem)
+        good &= vllm.version is None  # not having it is fine
+    else:
+        table.add_row("sampler: vllm", f"{vllm.version} works", vllm.untested or picked)
+    client = find_spec("openai") is not None
+    table.add_row("sampler: openai", "works" if client else "missing", "" if client else "pip install openai")
+    for builtin in BUILTINS.values():
+        cached = list((cache_folder() / "models").glob(f"{builtin.name}-*/config.json"))
+        table.add_row(
+            f"model {builtin.name}",
+            "cached" if cached else "not yet",
+            "" if cached else "fetched on first use, 93 MB",
+        )
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache_folder()).free / 2**30
+        table.add_row("cache", f"{free:.0f} GB free", str(cache_folder()))
+    except OSError as error:
+        good = False
+        table.add_row("cache", "not writable", f"{error}; set SELFIMPROVE_CACHE")
+    out.print(table)
+    return good

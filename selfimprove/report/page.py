@@ -1,0 +1,144 @@
+"""`report.html`: one file with everything about a run, to open anywhere, without network or scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from selfimprove.errors import RunFailed
+from selfimprove.report import tables
+from selfimprove.report.events import FILE_NAME, Event, read_events
+from selfimprove.report.examples import examples_of
+from selfimprove.report.outcome import outcome_sentences
+from selfimprove.report.parts import parts_of
+from selfimprove.report.summary import (
+    dig,
+    duration,
+    evaluations_of,
+    first_metric,
+    fixed,
+    number,
+    of_kind,
+    rounds_of,
+    text,
+)
+from selfimprove.report.tables import as_dict, as_list, short
+from selfimprove.report.text import visible
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `<run_dir>/report.html` from the run's events, finished or not, and returns its path."""
+    source = run_dir / FILE_NAME
+    events = read_events(source)
+    if not events:
+        raise RunFailed(f"{source} holds no event yet: there is nothing to report")
+    page = _render(events, fallback_name=run_dir.resolve().name)
+    target = run_dir / "report.html"
+    temporary = run_dir / f".report.html.{os.getpid()}"
+    try:
+        # what `visible` does not reach (text inside a plot, say) must not stop the report from being written
+        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+        temporary.replace(target)
+    except OSError as error:
+        raise RunFailed(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _render(events: Sequence[Event], fallback_name: str) -> str:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
+    source = resources.files("selfimprove.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    run = next(reversed(of_kind(events, "run")), {})
+    gates = [_gate(event) for event in of_kind(events, "gate")]
+    recipe = run.get("recipe")
+    return environment.from_string(source).render(
+        name=text(run.get("name")) or fallback_name,
+        facts=_facts(run, events),
+        outcome=outcome_sentences(events),
+        has_rounds=bool(rounds_of(events)),
+        warnings=[*(text(item) for item in as_list(run.get("warnings"))), *_judges_by_order(events)],
+        policies=tables.policies_table(events),
+        suite=next(iter(evaluations_of(events)), ""),
+        metric=first_metric(events).name,
+        gates=gates,
+        gates_failed=[gate for gate in gates if not gate["passed"]],
+        parts=parts_of(events),
+        rounds=[found for event in rounds_of(events) if (found := examples_of(event)).examples],
+        recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
+        versions=as_dict(run.get("versions")),
+        model_digest=text(run.get("model_digest")),
+    )
+
+
+def _judges_by_order(events: Sequence[Event]) -> list[str]:
+    """Judges whose verdicts mostly followed the order of the outputs: a reader must see that before the win rates."""
+    found = {}
+    for event in [*of_kind(events, "evaluation"), *of_kind(events, "judge_evaluation")]:
+        figures = as_dict(event.get("preference")) or event
+        if (number(dig(figures, "flip_rate", "low")) or 0) > 0.5:
+            share = fixed(dig(figures, "flip_rate", "value"), 0, scale=100)
+            found[text(figures.get("judge"))] = share
+    return [
+        f"{judge}: the winner changed with the order of the two outputs in {share}% of the cases, so it goes by "
+        "the order more than by the outputs, and its win rates say little"
+        for judge, share in found.items()
+    ]
+
+
+def _finalize(value: Any) -> Any:
+    """Everything the template prints, other than finished SVG, goes through `visible`, then autoescape."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _when(stamp: Any) -> str:
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except (TypeError, ValueError):
+        return text(stamp)
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _facts(run: Event, events: Sequence[Event]) -> dict[str, str]:
+    done = next(reversed(of_kind(events, "done")), None)
+    if done is None:
+        state = f"not finished; last event {_when(events[-1].get('time'))}"
+    else:
+        why = text(done.get("why")) or (f"the {done['kept']}" if done.get("kept") else "")
+        kept = f"kept {text(done.get('policy'))}" + (f", {why}" if why else "")
+        state = ", ".join(part for part in (f"finished in {duration(done.get('seconds'))}", kept) if part)
+    backend = text(run.get("backend"))
+    started = next((e for e in of_kind(events, "engine") if e.get("what") == "start"), {})
+    own = run.get("backend_version") or started.get("version") or as_dict(run.get("versions")).get(backend)
+    taken = duration(started.get("seconds"))
+    sampler = f"{backend} {text(own)}".strip() + (f", started in {taken}" if taken else "")
+    facts = {
+        "method": text(run.get("method")),
+        "model": text(run.get("model")),
+        "seed": text(run.get("seed")),
+        "device": text(run.get("device")),
+        "sampler": sampler,
+        "started": _when(run.get("started") or run.get("time")),
+        "state": state,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _gate(event: Event) -> dict[str, Any]:
+    return {
+        "passed": event.get("passed") is True,
+        "round": text(event.get("round")),
+        "name": text(event.get("gate")),
+        "value": short(event.get("value")),
+        "bound": short(event.get("bound")),
+        "message": text(event.get("message")),
+    }

@@ -1,0 +1,17 @@
+"""No training: the recipe's suites on the given models. `selfimprove eval` is this method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfimprove.models.policy import Policy
+
+if TYPE_CHECKING:
+    from selfimprove.loop.loop import Loop
+
+
+def evaluate(loop: Loop) -> Policy:
+    """Evaluates the given model, then those under `policies`, each compared with the first; returns the first."""
+    for place, policy in enumerate(loop.measured):
+        loop.evaluator.evaluate(policy, place)
+    return loop.base_policy
