@@ -6,26 +6,63 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfimprove.loop.loop import Judged, Loop, Trained
+    from selfimprove.loop.record import Round
     from selfimprove.models.policy import Policy
+    from selfimprove.recipe.contract import Needs, Options, method, task
+    from selfimprove.recipe.judges import JudgeOptions, Reward
     from selfimprove.recipe.recipe import Recipe, load_recipe
-    from selfimprove.runs.execute import run
+    from selfimprove.runs.execute import Result, run
+    from selfimprove.steps.cost import Cost, Preview
+    from selfimprove.steps.kind import StepKind
+
+    __version__: str
 
 # TRL's trainers report their use to the hub unless told otherwise; a person who wants that sets it to 0.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-__all__ = ["Policy", "Recipe", "load_recipe", "run"]
 _WHERE = {
-    "Recipe": "recipe.recipe",
-    "load_recipe": "recipe.recipe",
-    "run": "runs.execute",
-    "Policy": "models.policy",
+    "recipe.recipe": ("Recipe", "load_recipe"),
+    "runs.execute": ("Result", "run"),
+    "models.policy": ("Policy",),
+    "loop.loop": ("Judged", "Loop", "Trained"),
+    "loop.record": ("Round",),
+    "recipe.contract": ("Needs", "Options", "method", "task"),
+    "recipe.judges": ("JudgeOptions", "Reward"),
+    "steps.cost": ("Cost", "Preview"),
+    "steps.kind": ("StepKind",),
 }
+__all__ = [
+    "Cost",
+    "JudgeOptions",
+    "Judged",
+    "Loop",
+    "Needs",
+    "Options",
+    "Policy",
+    "Preview",
+    "Recipe",
+    "Result",
+    "Reward",
+    "Round",
+    "StepKind",
+    "Trained",
+    "__version__",
+    "load_recipe",
+    "method",
+    "run",
+    "task",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Importing torch and its friends takes seconds; `selfimprove ls` should not wait for them.
-    if name in _WHERE:
-        from importlib import import_module
+    from importlib import import_module
+    from importlib.metadata import version
 
-        return getattr(import_module(f"selfimprove.{_WHERE[name]}"), name)
+    if name == "__version__":
+        return version("selfimprove")
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(f"selfimprove.{module}"), name)
     raise AttributeError(f"module 'selfimprove' has no attribute {name!r}")

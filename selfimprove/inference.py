@@ -44,7 +44,6 @@ class Inference:
         self.recipe, self.events, self.progress = recipe, events, progress
         self.made: list[Policy] = []
         self._round = 0
-        self._last_margins: list[float] = []
         self.why_kept = "the last policy"
         self.last_step = ""  # the folder of the step that was made or found last
         self.store = store

@@ -11,13 +11,14 @@ import pytest
 
 import selfimprove
 from selfimprove.artefacts import read_rows
-from selfimprove.cli.tokens import Tokens, with_rubric
+from selfimprove.cli.check import with_rubric
 from selfimprove.errors import InputError
 from selfimprove.judging import comparisons
 from selfimprove.judging.comparisons import won_shares
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.recipe.recipe import Recipe, load_recipe
 from selfimprove.shipped import recipe_file, recipes_folder
+from selfimprove.steps.cost import Tokens
 
 MakeRecipe = Callable[..., Recipe]
 

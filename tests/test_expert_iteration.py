@@ -20,8 +20,8 @@ from selfimprove.gates import drifted
 from selfimprove.judging.judges import judge_responses, lenient_scores
 from selfimprove.loop.loop import Loop
 from selfimprove.methods.expert_iteration.expert_iteration import accepted_of, kept_of, pairs_of, trained_rows
+from selfimprove.methods.expert_iteration.options import ExpertIteration
 from selfimprove.recipe.judges import JudgeOptions
-from selfimprove.recipe.methods import ExpertIteration
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import EventLog
 from selfimprove.report.outcome import ORACLE, outcome_sentences

@@ -23,8 +23,8 @@ from selfimprove.cli.check import check_recipe
 from selfimprove.data.sources import load_examples, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.judging.checkers.math_answers import math_verdict
+from selfimprove.methods.self_lengthen.options import SelfLengthen
 from selfimprove.models.builtin import BUILTINS
-from selfimprove.recipe.methods import SelfLengthen
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.terminal import Progress
 from selfimprove.shipped import shipped_recipes, shipped_suites

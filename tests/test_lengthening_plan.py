@@ -17,14 +17,15 @@ from test_estimate import PLAN, SMALL
 
 import selfimprove
 from selfimprove.cli.check import check_recipe
-from selfimprove.cli.tokens import Tokens, lengthening_calls, one_try, tokens_of
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.loop.loop import Loop
 from selfimprove.methods.self_lengthen import texts as lengthening
+from selfimprove.methods.self_lengthen.cost import lengthening_calls, one_try
 from selfimprove.methods.self_lengthen.plan import Room
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.terminal import Progress
 from selfimprove.shipped import shipped_suites
+from selfimprove.steps.cost import Tokens, tokens_of
 from selfimprove.steps.memory import disk, disk_of, peaks
 
 MakeRecipe = Callable[..., Recipe]

@@ -91,7 +91,6 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
         ({"rounds": 0}, "rounds", "0"),
         ({"seed": 1.5}, "seed", "1.5"),
         ({"output": None}, "output", "None"),
-        ({"method": "creme"}, "method", "'creme'"),
         ({"evaluate": "words"}, "evaluate", "'words'"),
         ({"gates": {"disabled": ["nothing"]}}, "gates.disabled.0", "'nothing'"),
         ({1: 2}, "1", "1"),
@@ -253,18 +252,7 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path, values: dict
 
 def test_the_resolved_recipe_has_every_option_of_its_method() -> None:
     written = yaml.safe_load(make_recipe(CREAM).as_yaml())
-    others = {
-        "folder",
-        "expert_iteration",
-        "iterative_dpo",
-        "score",
-        "star",
-        "self_judge",
-        "self_lengthen",
-        "judge_file",
-        "answer",
-    }
-    assert set(written) == set(Recipe.model_fields) - others
+    assert set(written) == {*Recipe.model_fields, "cream"} - {"folder"}
     assert set(written["cream"]) == {"measure", "weight", "constant", "first_round", "floor"}
     assert written["training"]["lora"] is None
 
@@ -321,3 +309,9 @@ def test_a_section_that_is_null_is_not_given() -> None:
     with pytest.raises(InputError, match="section `cream` does nothing with method 'srlm'"):
         make_recipe({**values, "method": "srlm"})
     assert make_recipe({**values, "judge": None, "evaluate": None}).evaluate == ()
+
+
+def test_an_unknown_method_names_the_nearest_and_how_to_give_your_own(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {**SFT, "method": "creme"})
+    assert "key `method`: no method 'creme'; did you mean 'cream'?" in message
+    assert "file.py:thing beside the recipe" in message

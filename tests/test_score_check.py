@@ -13,12 +13,13 @@ from rich.console import Console
 from test_estimate import HALF, PLAN, SMALL
 
 from selfimprove.cli.check import check_recipe
-from selfimprove.cli.tokens import Tokens, tokens_of
 from selfimprove.errors import InputError
+from selfimprove.methods.score.options import Score, ScoreStage
+from selfimprove.methods.star import Star
 from selfimprove.recipe.judges import Reward
-from selfimprove.recipe.methods import Score, ScoreStage, Star
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.steps import memory as estimate
+from selfimprove.steps.cost import Tokens, tokens_of
 from selfimprove.steps.memory import CPU_MARGIN, GIB, Memory, Plan, disk, disk_of, loading, peaks, plan_of
 
 MakeRecipe = Callable[..., Recipe]

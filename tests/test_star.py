@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfimprove.artefacts import Artefact, Store, read_rows
 from selfimprove.errors import GateError, RunFailed
 from selfimprove.loop.loop import Loop
-from selfimprove.methods.star import keep
+from selfimprove.methods.star import Star, keep
 from selfimprove.models.resolve import resolve_policy
-from selfimprove.recipe.methods import INSTRUCTION, Star
 from selfimprove.recipe.recipe import Recipe
+from selfimprove.recipe.sections import INSTRUCTION
 from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import Result, run

@@ -36,11 +36,11 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.asking import ask_server
 from selfimprove.judging.judges import judged
 from selfimprove.loop.loop import Loop
+from selfimprove.methods.self_lengthen.options import SelfLengthen
 from selfimprove.models.loading import ModelPool
 from selfimprove.models.policy import Policy
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.recipe.judges import JudgeOptions, Prices, Reader
-from selfimprove.recipe.methods import SelfLengthen
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import Lora, Optimisation, Sampling, ServerOptions, Sft, Training, model_of
 from selfimprove.registry import FOUND

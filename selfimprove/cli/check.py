@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import chain
@@ -17,9 +19,7 @@ from rich.table import Table
 
 from selfimprove.artefacts import Store
 from selfimprove.errors import InputError
-from selfimprove.judging.rubric import Rubric, load_rubric
-from selfimprove.methods.self_lengthen.plan import lengthening_room
-from selfimprove.methods.self_lengthen.questions import extend
+from selfimprove.judging.rubric import Rubric, RubricOptions, load_rubric
 from selfimprove.models.builtin import BUILTINS, cache_folder
 from selfimprove.models.chat import accepted_turns, append_turn, render_example, render_prompt
 from selfimprove.recipe.recipe import Recipe
@@ -28,9 +28,10 @@ from selfimprove.report.events import EventLog
 from selfimprove.report.summary import duration
 from selfimprove.report.text import printable
 from selfimprove.runs.folder import Run
+from selfimprove.steps.cost import Preview, Tokens, tokens_of
 
 if TYPE_CHECKING:
-    from selfimprove.cli.tokens import Tokens
+    from selfimprove.steps.cost import Tokens
 
 
 def check_recipe(recipe: Recipe, out: Console) -> None:
@@ -41,7 +42,7 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     from selfimprove.training.accelerate_file import find_accelerate_file, missing_here, read_accelerate_file
     from selfimprove.training.stages import batch_split
 
-    if recipe.method in ("evaluate_judge", "evaluate_responses", "judge_file", "answer"):
+    if recipe.contract.over == "inference":
         raise InputError(f"check: method {recipe.method!r} trains nothing; run it: it says first what is wrong")
     quiet_libraries()
     batch_split(recipe.training.batch_size, recipe.training.micro_batch_size, recipe.training.processes)
@@ -54,24 +55,19 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         f"recipe: method {recipe.method}, model {recipe.model}, {loop.backend} sampler on {loop.device}",
         highlight=False,
     )
-    if recipe.method == "score":
-        from selfimprove.methods.score.run import require_trainable
-
-        require_trainable(loop)
-        for line in (_updates(recipe, len(loop.data.round_prompts[0])), _betas(recipe), *_decode_steps(loop)):
-            out.print(line, highlight=False, soft_wrap=True)
-    if recipe.method == "self_lengthen":
-        out.print(_calls(recipe, len(loop.data.round_prompts[0])), highlight=False, soft_wrap=True)
+    preview = _preview(loop)
+    for line in preview.lines:
+        out.print(line, highlight=False, soft_wrap=True)
     if recipe.training.accelerate:
         path = find_accelerate_file(recipe)
         out.print(f"accelerate file: {path}", highlight=False, soft_wrap=True)
         for problem in missing_here(read_accelerate_file(path), loop.device):
             out.print(f"cannot run here: {problem}", style="red", highlight=False)
-    for title, ids in _examples(loop):
+    for title, ids in _examples(loop, preview):
         out.print(f"\n{title} ({len(ids)} tokens):", highlight=False)
         out.print(printable(loop.tokenizer.decode(ids)), soft_wrap=True, highlight=False)
     out.print()
-    out.print(_estimate(loop))
+    out.print(_estimate(loop, preview))
 
 
 def _code_of(recipe: Recipe) -> list[str]:
@@ -88,112 +84,21 @@ def _code_of(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(name for name in named if name))
 
 
-def _updates(recipe: Recipe, prompts: int) -> str:
-    """What SCoRe's stages go through."""
-    score, n = recipe.score, recipe.sampling.n
-    stages = [("Stage I", score.stage_one.updates), ("Stage II", score.stage_two.updates)]
-    each = recipe.training.batch_size // n
-    times = each * sum(updates for _, updates in stages) / prompts
-    parts = " and ".join(f"{updates:,} updates in {name}" for name, updates in stages if updates)
-    return f"{parts}: each {n} samples of {each} prompts; the {prompts:,} prompts are used {times:.1f} times"
-
-
-def _betas(recipe: Recipe) -> str:
-    """The KL's weights in force."""
-    from selfimprove.methods.score.loss import effective_beta
-
-    score, tokens = recipe.score, recipe.sampling.max_new_tokens
-    weights = {
-        name: effective_beta(beta, score.policy_reduction, score.kl_reduction, tokens)
-        for name, beta in (("beta1", score.beta1), ("beta2", score.beta2))
-    }
-    said = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-    if score.policy_reduction == score.kl_reduction:
-        return f"weights of the KL in force: {said}, as given (both terms are reduced by {score.kl_reduction})"
-    return (
-        f"weights of the KL in force at answers of {tokens} tokens: {said} (score.policy_reduction is "
-        f"{score.policy_reduction}, score.kl_reduction {score.kl_reduction}: as given they are where both are the same)"
-    )
-
-
-def _decode_steps(loop: Any) -> list[str]:
-    """How often the transformers sampler goes through the model for an update's samples: each batch of rows takes as
-    many steps as its longest answer has tokens, and sampling.batch_tokens bounds the batch."""
-    if loop.backend != "transformers":
-        return []
-    recipe, new = loop.recipe, loop.recipe.sampling.max_new_tokens
-    longest = max(len(prompt.prompt_ids) for prompt in loop.data.round_prompts[0])
-    rows, batches = recipe.training.batch_size // recipe.training.processes, 0
-    for turn in range(recipe.score.turns):
-        length = longest + new + turn * (new + len(_turn(loop)))
-        each = max(1, recipe.sampling.batch_tokens // (length * recipe.sampling.n)) * recipe.sampling.n
-        batches += -(-rows // each)
-    return [
-        f"sampling for an update: at most {batches * new:,} decode steps, {batches} batches of {new} "
-        "(a larger sampling.batch_tokens takes fewer)"
-    ]
-
-
-def _calls(recipe: Recipe, prompts: int) -> str:
-    """What a round of Self-Lengthen asks for, with all its tries and with one."""
-    from selfimprove.cli.tokens import lengthening_calls, one_try
-
-    most, least = (lengthening_calls(one, prompts) for one in (recipe, one_try(recipe)))
-    parts = [
-        f"{least.answers:,} to {most.answers:,} answers",
-        f"{least.extensions:,} to {most.extensions:,} extensions",
-    ]
-    if most.instructions:
-        parts.insert(0, f"{least.instructions:,} to {most.instructions:,} instructions")
-    return f"each round asks for {', '.join(parts)}: with one try, and with all tries, of each"
-
-
-def _instruction(recipe: Recipe) -> str | None:
-    """What stands between two attempts, for methods that have two."""
-    if recipe.method == "score" and recipe.score.turns == 2:
-        return recipe.score.instruction
-    return recipe.star.instruction if recipe.method == "star" else None
-
-
-def _turn(loop: Any) -> list[int]:
-    """The instruction's turn as token ids, none where there is one turn; for `self_judge` the question to a judge
-    without the texts in it, for `self_lengthen` the question about a text without the texts."""
-    if loop.recipe.method == "self_lengthen":
-        return render_prompt(loop.tokenizer, extend("", ""))
-    if loop.recipe.method == "self_judge":
-        found = _question(loop, "", "", "")
-        return list(found.ids) if found else []
-    instruction = _instruction(loop.recipe)
-    return append_turn(loop.tokenizer, [], instruction) if instruction else []
-
-
-def _question(loop: Any, instruction: str, response: str, reference: str) -> Any:
-    """What a judge is asked about a response, with the reference; None where it is too long for training."""
-    from selfimprove.judging.digit_questions import question_ids
-    from selfimprove.methods.self_judge.training import find_rubric
-
-    values = {"instruction": instruction, "response": response, "reference": reference}
-    return question_ids(loop.tokenizer, find_rubric(loop), values, "reference", loop.data.room)
-
-
-def _second_turn(loop: Any) -> list[tuple[str, list[int]]]:
-    """What the second attempt at the first prompt reads, with words in the place of the first attempt."""
-    if loop.recipe.method == "self_judge":
-        first = loop.data.round_prompts[0][0]
-        asked = _question(loop, first.text, "(a response, as it was sampled)", str(first.answer))
-        return [("question to the judge, as it is trained with the reference", list(asked.ids))] if asked else []
-    if loop.recipe.method == "self_lengthen":
-        first = loop.data.round_prompts[0][0]
-        asked = render_prompt(loop.tokenizer, extend(first.text, "(an answer, as it was sampled)"))
-        return [("question to the Extender for the whole text", asked)]
-    if not (instruction := _instruction(loop.recipe)):
-        return []
+def _preview(loop: Any) -> Preview:
+    """What the method shows of itself; of one with a second turn that is how it is read."""
+    contract, options = loop.recipe.contract, loop.recipe.options
+    found = contract.preview(loop, options) if contract.preview else Preview()
+    turns = contract.turns(options) if contract.turns else ()
+    if not turns:
+        return found
     prompt = loop.data.round_prompts[0][0]
     ids, answer = render_example(loop.tokenizer, list(prompt.messages), "(the first attempt, as it was sampled)")
-    return [("turn 2, as it is sampled", append_turn(loop.tokenizer, [*ids, *answer], instruction))]
+    second = ("turn 2, as it is sampled", append_turn(loop.tokenizer, [*ids, *answer], turns[0]))
+    between = len(append_turn(loop.tokenizer, [], turns[0]))
+    return replace(found, examples=[*found.examples, second], between=found.between or between)
 
 
-def _examples(loop: Any) -> list[tuple[str, list[int]]]:
+def _examples(loop: Any, preview: Preview) -> list[tuple[str, list[int]]]:
     """Up to three rendered examples, one of each kind first."""
     found = [
         ("seed example, as it is trained", e["prompt_ids"] + e["response_ids"]) for e in loop.data.seed_examples[:2]
@@ -201,16 +106,19 @@ def _examples(loop: Any) -> list[tuple[str, list[int]]]:
     found += [
         ("prompt, as it is sampled", list(p.prompt_ids)) for group in loop.data.round_prompts[:1] for p in group[:2]
     ]
-    found += _second_turn(loop)
+    found += preview.examples
     found += [("pair, chosen", [*p.prompt.prompt_ids, *p.chosen.ids]) for p in loop.data.pairs[:1]]
     first_of_kind = [one for i, one in enumerate(found) if one[0] not in [title for title, _ in found[:i]]]
     return [*first_of_kind, *(one for one in found if one not in first_of_kind)][:3]
 
 
-def _estimate(loop: Any) -> Table:
+def _estimate(loop: Any, preview: Preview) -> Table:
     """Tokens, time, memory and disk, from the model's shape and this machine's matrix products. Upper bounds: every
     response is taken to use all of sampling.max_new_tokens."""
-    from selfimprove.cli.tokens import one_try, tokens_of, with_rubric
+    if loop.recipe.contract.cost is None:
+        table = Table("estimate", box=None, pad_edge=False)
+        table.add_row(f"not known: method {loop.recipe.method} does not say what it takes (`cost=` of its decorator)")
+        return table
     from selfimprove.steps.floor import machine_speed, model_size
 
     recipe, base = loop.recipe, Path(loop.base_policy.base)
@@ -220,7 +128,7 @@ def _estimate(loop: Any) -> Table:
     def of(recipe: Recipe) -> Tokens:
         prompts = [[len(p.prompt_ids) for p in group] for group in loop.data.round_prompts]
         seed = sum(len(e["prompt_ids"]) + len(e["response_ids"]) for e in loop.data.seed_examples)
-        found = tokens_of(recipe, prompts, seed, len(_turn(loop)), gpu=loop.device != "cpu")
+        found = tokens_of(recipe, prompts, seed, preview.between, gpu=loop.device != "cpu")
         if ranking is None:
             return found
         values = dict.fromkeys(("instruction", "response", "output_1", "output_2"), "")
@@ -245,11 +153,26 @@ def _estimate(loop: Any) -> Table:
             return duration(2 * weights * (many / speed.large + (tokens.sampled + 60 * items) / speed.decode))
 
         table.add_row("time", f"{time_of(tokens)} (at half of this machine's matrix speed)")
-        if recipe.method == "self_lengthen":
-            table.add_row("time, if all passes at once", time_of(of(one_try(recipe))))
-    for row in _memory_and_disk(loop, base):
+        if preview.at_once:
+            table.add_row("time, if all passes at once", time_of(of(preview.at_once)))
+    for row in _memory_and_disk(loop, base, preview):
         table.add_row(*row)
     return table
+
+
+def with_rubric(tokens: Tokens, recipe: Recipe, rows: Sequence[int], rubric: RubricOptions, question: int) -> Tokens:
+    """`tokens` with those of a rubric that a local model reads to rank each prompt's samples.
+
+    Args:
+        question: tokens of what the judge is asked, without the texts in it.
+    """
+    n, new = recipe.sampling.n, recipe.sampling.max_new_tokens
+    each, texts = (n * (n - 1), 2) if rubric.of == "pair" else (n, 1)
+    read = each * (sum(rows) + len(rows) * (question + texts * new))
+    if rubric.parser in ("labels", "digits"):
+        return replace(tokens, scored=tokens.scored + read)
+    written = each * len(rows) * rubric.max_new_tokens
+    return replace(tokens, read=tokens.read + read, sampled=tokens.sampled + written)
 
 
 def _ranking_rubric(recipe: Recipe) -> Rubric | None:
@@ -266,7 +189,7 @@ def _answers(loaded: Any) -> int:
     return len(loaded.items) * (loaded.suite.samples if loaded.suite.kind == "graded" else 1)
 
 
-def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
+def _memory_and_disk(loop: Any, base: Path, preview: Preview) -> list[tuple[str, str]]:
     """Rows of the estimate by `selfimprove/steps/memory.py`; of an unknown model family, the free disk only."""
     from selfimprove.steps import memory as estimate
     from selfimprove.training.accelerate_file import find_accelerate_file, read_accelerate_file
@@ -285,9 +208,7 @@ def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
     prompts = [len(p.prompt_ids) for group in data.round_prompts for p in group] + [prompt for prompt, _ in given]
     prompt = max(prompts, default=0)
     example = max((len(e["prompt_ids"]) + len(e["response_ids"]) for e in data.seed_examples), default=0)
-    if recipe.method == "self_lengthen":
-        room = lengthening_room(loop)
-        prompt, example = room.asked, room.example
+    prompt, example = preview.prompt or prompt, preview.example or example
     plan = estimate.plan_of(
         recipe,
         half=loop.dtype == "bfloat16",
@@ -296,7 +217,7 @@ def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
         response=max((response for _, response in given), default=None),
         example=example,
         sharded=sharded,
-        between=len(_turn(loop)),
+        between=preview.between,
     )
     margin = 1.0 if gpu else estimate.CPU_MARGIN
     peaks = {step: margin * memory.total for step, memory in estimate.peaks(shape, plan, recipe).items()}
@@ -316,7 +237,7 @@ def _memory_and_disk(loop: Any, base: Path) -> list[tuple[str, str]]:
             f"({free})",
         ),
     ]
-    if gpu and recipe.method != "evaluate":
+    if gpu and recipe.contract.trains:
         rows.insert(2, ("main memory to load", f"{estimate.loading(shape, plan) / estimate.GIB:.1f} GB"))
     return rows
 

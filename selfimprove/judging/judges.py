@@ -29,7 +29,6 @@ from selfimprove.steps.run import StepRequest
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
-    from selfimprove.loop.loop import Loop
 
 
 def judge_responses(
@@ -100,7 +99,7 @@ def lenient_scores(judge: JudgeOptions, responses: Responses) -> Scores | None:
 
 
 def ranking_of(
-    loop: Loop, responses: Responses, policy: Policy, now: LogProbs, initial: LogProbs
+    loop: Inference, responses: Responses, policy: Policy, now: LogProbs, initial: LogProbs
 ) -> tuple[Scores, dict[str, int]]:
     """Scores of the recipe's `judge`, and how many are missing by reason; without one the implicit reward."""
     if loop.recipe.judge is None:

@@ -36,11 +36,11 @@ class RunData:
         self.pair_texts: list[str] = []
         with under("data.seed"):
             self.seed_examples = self._seed_examples(search) if self.recipe.data.seed else []
-        uses_prompts = self.recipe.method not in ("sft", "dpo") and self.recipe.data.prompts
+        uses_prompts = self.recipe.contract.needs.prompts and self.recipe.data.prompts
         with under("data.prompts"):
             self.round_prompts = self._round_prompts(search) if uses_prompts else []
         with under("data.pairs"):
-            self.pairs = self._given_pairs(search) if self.recipe.method == "dpo" else []
+            self.pairs = self._given_pairs(search) if self.recipe.contract.needs.pairs else []
 
     def training_texts(self) -> list[str]:
         """Every text that is trained on and known before the run, for the leak gate."""
@@ -51,10 +51,8 @@ class RunData:
     def new_tokens(self) -> int:
         """Tokens that may follow a prompt: a response, or the first attempt, the instruction and the second one."""
         recipe, once = self.recipe, self.recipe.sampling.max_new_tokens
-        if recipe.method not in ("score", "star") or (recipe.method == "score" and recipe.score.turns == 1):
-            return once
-        instruction = recipe.score.instruction if recipe.method == "score" else recipe.star.instruction
-        return 2 * once + len(append_turn(self.tokenizer, [], instruction))
+        turns = recipe.contract.turns(recipe.options) if recipe.contract.turns else ()
+        return once + sum(once + len(append_turn(self.tokenizer, [], turn)) for turn in turns)
 
     def rendered(self, prompts: Sequence[Prompt], new_tokens: int, what: str = "prompts") -> list[RenderedPrompt]:
         """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut. Of
@@ -62,7 +60,7 @@ class RunData:
         found = []
         for prompt in prompts:
             ids = render_prompt(self.tokenizer, list(prompt.messages))
-            if self.recipe.method == "self_lengthen" and len(ids) + new_tokens > self.room:
+            if self.recipe.contract.needs.whole and len(ids) + new_tokens > self.room:
                 fits = self.room - len(ids)
                 raise InputError(
                     f"prompt {prompt.id!r} is too long: its {len(ids):,} tokens and sampling.max_new_tokens="
@@ -117,7 +115,7 @@ class RunData:
         prompts = self.rendered(found, self.new_tokens())
         random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
         self.spare_prompts: list[RenderedPrompt] = []
-        rounds = 1 if recipe.method == "score" else recipe.rounds  # SCoRe's stages go over all prompts
+        rounds = recipe.rounds if recipe.contract.needs.rounds else 1
         each = recipe.data.prompts_per_round or len(prompts) // rounds
         if each < 1 or each * rounds > len(prompts):
             raise InputError(
@@ -125,13 +123,6 @@ class RunData:
                 "(every round has its own prompts); lower `rounds` or data.prompts_per_round, or add prompts"
             )
         self.spare_prompts = prompts[each * rounds :]
-        collect = recipe.self_lengthen.collect if recipe.method == "self_lengthen" else 0
-        if collect > len(self.spare_prompts) and not recipe.self_lengthen.instructions:
-            raise InputError(
-                f"self_lengthen.collect: {collect} prompts that no round has are wanted, and {len(self.spare_prompts)} "
-                "are left; lower it or data.prompts_per_round, add prompts, or let the model write instructions "
-                "(self_lengthen.instructions)"
-            )
         return [prompts[i * each : (i + 1) * each] for i in range(rounds)]
 
     def _given_pairs(self, search: Sequence[Path]) -> list[Pair]:

@@ -6,25 +6,24 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
-from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses
+from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses, Scores
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.judging.asking import find_judge, short_name
 from selfimprove.judging.checkers import constraints
-from selfimprove.judging.judges import check_judge
+from selfimprove.judging.judges import check_judge, judge_responses
 from selfimprove.judging.rewarding import check_reward, reward_step_of
 from selfimprove.loop.data import RunData, responses_of, seed_responses
 from selfimprove.loop.record import Record, Round
-from selfimprove.methods.self_judge.training import check_judge_training, judge_training_inputs
-from selfimprove.methods.self_lengthen.plan import check_lengthening
 from selfimprove.models.chat import check_template_kwargs, stop_ids
 from selfimprove.models.context import context_tokens
 from selfimprove.models.loading import MODELS
 from selfimprove.models.policy import Policy, declared_ends, load_tokenizer
 from selfimprove.models.resolve import resolve_policy
+from selfimprove.recipe.judges import JudgeOptions
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
@@ -40,6 +39,28 @@ from selfimprove.training.stages import made_policy, optimizer_steps, read_histo
 _PROBE = 8
 
 
+class Trained(NamedTuple):
+    """What a preference training made.
+
+    Attributes:
+        policy: the policy it left; the one it began from where there was nothing to train on.
+        margins: h of each pair after training, in nats: see `margins`.
+        health: the last logged step's figures: loss, margin, gradient norm, learning rate.
+    """
+
+    policy: Policy
+    margins: list[float]
+    health: dict[str, Any]
+
+
+class Judged(NamedTuple):
+    """What a judge said: scores by prompt id, in the order of the responses (None is missing), and how many are missing
+    by reason."""
+
+    scores: Scores
+    missing: dict[str, int]
+
+
 class Loop(Record):
     """The steps a method is made of, with their data and policies. Those that train none, gates and events are
     `Inference`'s; figures of rounds are `Record`'s.
@@ -51,7 +72,7 @@ class Loop(Record):
         super().__init__(recipe, store, events, progress)
         self.base_policy: Policy = resolve_policy(recipe.model, "M0", recipe.opening)
         self.measured = [self.base_policy]
-        if recipe.method == "evaluate":
+        if "policies" in recipe.contract.reads:
             self.measured = self._named_policies()
             self.base_policy = self.measured[0]
         self.tokenizer = load_tokenizer(self.base_policy)
@@ -66,15 +87,11 @@ class Loop(Record):
         if recipe.training.accelerate:
             check_accelerate_file(find_accelerate_file(recipe), recipe.training)
         if judge := recipe.ranked_by():
-            where = "judge" if recipe.judge else "iterative_dpo.judge"
-            check_judge(judge, recipe.search_folders(), where, recipe.opening)
+            check_judge(judge, recipe.search_folders(), recipe.judge_key, recipe.opening)
         if reward := recipe.rewarded_by():
-            check_reward(reward, recipe.search_folders(), f"{recipe.method}.reward", recipe.opening)
-        if recipe.method == "self_judge":
-            check_judge_training(self)
-        if recipe.method == "self_lengthen":
-            check_lengthening(self)
-        self.inputs = self._inputs()
+            check_reward(reward, recipe.search_folders(), f"{recipe.section}.reward", recipe.opening)
+        prepare = recipe.contract.prepare
+        self.inputs = self._inputs() | (prepare(self, recipe.options) or {} if prepare else {})
         for changed in events.adopt_inputs(self.inputs):
             progress.note(f"{changed} changed since this run was last started; what depends on it is made again")
 
@@ -122,10 +139,7 @@ class Loop(Record):
         return [prompt.id, prompt.prompt_ids, prompt.answer, *row]
 
     def _judge_input(self) -> dict[str, str]:
-        """Digest of a rubric that ranks or rewards, and of the model that the recipe or its folder names for it; of
-        `self_judge` those of its rubric and embedding."""
-        if self.recipe.method == "self_judge":
-            return judge_training_inputs(self)
+        """Digest of a rubric that ranks or rewards, and of the model that the recipe or its folder names for it."""
         judge, reward = self.recipe.ranked_by(), self.recipe.rewarded_by()
         own = judge.of if judge and judge.of else judge
         if own and own.function:
@@ -219,13 +233,16 @@ class Loop(Record):
         reference: LogProbs,
         round: Round | None = None,
         may_be_empty: bool = False,
-    ) -> Policy:
-        """Preference training of `policy` on `pairs`; `reference` holds the loss reference's log-probs of them."""
+    ) -> Trained:
+        """Preference training of `policy` on `pairs`; `reference` holds the loss reference's log-probs of them.
+
+        Raises RunFailed without a pair, unless that `may_be_empty`: then nothing is trained.
+        """
         where = f"round {round.number}" if round else "data.pairs"
         if not pairs:
             if may_be_empty:
                 self.note(f"{where}: no pair is above the floor, so nothing is trained and {policy.name} stays")
-                return policy
+                return Trained(policy, [], {})
             raise RunFailed(
                 f"{where}: no preference pair is left (all responses the same, or no usable scores). Raise "
                 "sampling.temperature or sampling.n, or look at the responses in the step's folder"
@@ -244,8 +261,23 @@ class Loop(Record):
         after = self.log_probs(both, trained)
         before = reference if options["reference_is_start"] else self.log_probs(both, policy)
         self.check_moved(policy, trained, both, before, after)
-        self._last_margins = margins(pairs, after, reference, self.recipe.training.beta)
-        return trained
+        history = [_shown(row) for row in read_history(artefact.folder)]
+        return Trained(
+            trained, margins(pairs, after, reference, self.recipe.training.beta), history[-1] if history else {}
+        )
+
+    def judge(self, judge: JudgeOptions, responses: Responses, policy: Policy) -> Judged:
+        """Scores of `responses` by any judge of a recipe: see `docs/recipes.md`. `policy`: the model of the judges that
+        are the model itself. Ends the run where most scores are missing (gate `judge_health`)."""
+        judged = Judged(*judge_responses(self, judge, responses, policy))
+        self.check_judged(*judged)
+        return judged
+
+    def report(self, name: str, round: Round | None = None, **figures: Any) -> None:
+        """Writes figures of a method's own into the run's `metrics.jsonl`, and so into its report: numbers, texts, or
+        counts by name. Called again for the same name and round, they are replaced."""
+        number = round.number if round else 0
+        self.events.emit("figures", f"{name}|{number}", name=name, round=number, figures=figures)
 
     def evaluate(self, policy: Policy, round: Round | None = None) -> None:
         """Runs every suite of the recipe on `policy`, with intervals and the paired change."""
@@ -335,7 +367,7 @@ class Loop(Record):
             "scheduler",
         )
         options: dict[str, Any] = {name: getattr(training, name) for name in names}
-        if stage == "sft" and self.recipe.method != "sft":
+        if stage == "sft" and "sft" not in self.recipe.contract.leaves:
             own = self.recipe.sft.model_dump()
             options |= {name: own[name] for name in names if own[name] is not None}
         options["lora"] = training.lora.model_dump(mode="json") if training.lora else None
@@ -359,7 +391,7 @@ class Loop(Record):
             require_room(execution["vllm"]["max_model_len"], max(map(len, prompts)), self.data.new_tokens())
         if self.backend != "openai":
             return
-        if not self.recipe.training.lora and self.recipe.method != "evaluate":
+        if not self.recipe.training.lora and self.recipe.contract.trains:
             raise InputError(
                 "sampling.backend: a server takes a trained policy as a LoRA adapter only, and training.lora is off; "
                 "set training.lora, or sampling.backend to vllm or transformers"

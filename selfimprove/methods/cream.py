@@ -16,22 +16,49 @@ choice: no paper has it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from selfimprove import gates
 from selfimprove.data.rows import LogProbs, Responses, Scores
+from selfimprove.errors import RunFailed
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import ranking_of
 from selfimprove.judging.likelihoods import implicit_reward, mean_log_likelihood
 from selfimprove.judging.pairs import best_and_worst, softened
+from selfimprove.methods.ranked import ranked_cost
 from selfimprove.models.policy import Policy
+from selfimprove.recipe.contract import Needs, Options, method
+from selfimprove.recipe.sections import Share
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-def cream(loop: Loop) -> Policy:
+class Cream(Options):
+    """CREAM's own options; see `selfimprove/methods/cream.py`."""
+
+    measure: Literal["kendall", "kendall_b", "spearman", "top_order"] = "kendall"
+    weight: Literal["avg", "dyn", "constant"] = "avg"
+    constant: Share = 1.0
+    first_round: Literal["likelihood", "sft_middle", "none"] = "likelihood"
+    floor: bool = False
+
+
+# Whose ranking K is where theta_{t-1} is M0, whose implicit reward is zero everywhere; for the report.
+_STANDS_IN = {"likelihood": "M0's likelihood per token", "sft_middle": "M1 half-way through its SFT"}
+
+
+@method(
+    options=Cream,
+    needs=Needs(seed=True, prompts=True, responses=2),
+    reads=("judge",),
+    cost=lambda recipe, options: ranked_cost(recipe, options, middle=options.first_round == "sft_middle"),
+)
+def cream(loop: Loop, options: Cream) -> Policy:
     """Algorithm 1. Returns theta_{T+1}, or the best by development accuracy if the recipe keeps that."""
-    options = loop.recipe.cream
     base = previous = loop.base_policy  # theta_0
     loop.evaluate(base)
     policy, sft_middle = loop.sft_with_middle(base, middle=options.first_round == "sft_middle")  # theta_1
@@ -55,7 +82,7 @@ def cream(loop: Loop) -> Policy:
             for prompt, _ in responses
             if before
         }
-        mean = loop.mean_consistency(agreement) if before else 1.0
+        mean = mean_consistency(agreement) if before else 1.0
         pairs, skipped = best_and_worst(responses, ranking, loop.recipe.training.truncated)  # e.
 
         if options.weight == "avg":
@@ -68,15 +95,41 @@ def cream(loop: Loop) -> Policy:
             skipped["consistency at or below the floor of 0.5"] = sum(pair.confidence <= 0.5 for pair in pairs)
             pairs = [pair for pair in pairs if pair.confidence > 0.5]
         if before:
-            loop.check_consistency(round, options, mean, agreement)
+            verdict = gates.consistent_enough(options.weight, mean, list(agreement.values()))
+            loop.check(verdict, stop=not options.floor)  # with the floor on, a low C trains nothing
 
         # f. theta_{t+1}, with theta_t as the loss reference: its log-probs are the scores made above
-        trained = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement, missing, before)
+        trained, margins, _ = loop.dpo(policy, pairs, reference=now, round=round, may_be_empty=options.floor)
+        loop.report_round(
+            round,
+            trained,
+            responses,
+            ranking,
+            pairs,
+            skipped,
+            agreement,
+            missing,
+            before,
+            margins,
+            measure=options.measure,
+            weight=options.weight,
+            first_previous=_STANDS_IN.get(options.first_round),
+        )
         if trained.digest != policy.digest:  # kept by the floor, theta_t is not its own predecessor: C would be 1
             policy, previous = trained, policy
         loop.evaluate(policy, round)
     return loop.kept(policy)
+
+
+def mean_consistency(agreement: Mapping[str, float | None]) -> float:
+    """C: the mean of the prompts' C_j, over those where it is defined."""
+    known = [value for value in agreement.values() if value is not None]
+    if not known:
+        raise RunFailed(
+            "the consistency is undefined for every prompt (each has equal scores, or fewer than two responses). "
+            "Raise sampling.temperature, or sampling.n"
+        )
+    return float(np.mean(known))
 
 
 def _first_second_ranking(
@@ -89,7 +142,7 @@ def _first_second_ranking(
     sft_middle: the implicit reward of the model from the middle of the SFT, which is a model "between" M0 and M1.
     none: no second ranking; the labels of round 1 are not softened (C = 1).
     """
-    if loop.recipe.cream.first_round == "none":
+    if loop.recipe.options.first_round == "none":
         return None
     if sft_middle is not None:
         return implicit_reward(responses, loop.log_probs(responses, sft_middle), initial)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfimprove.methods.ranked import sft_cost
 from selfimprove.models.policy import Policy
+from selfimprove.recipe.contract import Needs, method
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-def sft(loop: Loop) -> Policy:
+@method(needs=Needs(seed=True), leaves=("sft",), cost=sft_cost)
+def sft(loop: Loop, options: None) -> Policy:
     """Cross-entropy on the response tokens of `data.seed`; prompt and padding are never trained."""
     base = loop.base_policy
     loop.evaluate(base)

@@ -10,13 +10,16 @@ from selfimprove.judging.agreement import consistency
 from selfimprove.judging.judges import ranking_of
 from selfimprove.judging.likelihoods import implicit_reward
 from selfimprove.judging.pairs import best_and_worst
+from selfimprove.methods.ranked import ranked_cost
 from selfimprove.models.policy import Policy
+from selfimprove.recipe.contract import Needs, method
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-def srlm(loop: Loop) -> Policy:
+@method(needs=Needs(seed=True, prompts=True, responses=2), reads=("judge",), cost=ranked_cost)
+def srlm(loop: Loop, options: None) -> Policy:
     """Rounds of plain DPO on pairs ranked by the policy itself. From round 2 on, the agreement with the previous
     model is measured and reported, and not used."""
     base = previous = loop.base_policy
@@ -37,8 +40,8 @@ def srlm(loop: Loop) -> Policy:
             before = implicit_reward(responses, loop.log_probs(responses, previous), initial)
             agreement = {prompt.id: consistency(ranking[prompt.id], before[prompt.id]) for prompt, _ in responses}
 
-        trained = loop.dpo(policy, pairs, reference=now, round=round)
-        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement, missing, before)
+        trained, margins, _ = loop.dpo(policy, pairs, reference=now, round=round)
+        loop.report_round(round, trained, responses, ranking, pairs, skipped, agreement, missing, before, margins)
         policy, previous = trained, policy
         loop.evaluate(policy, round)
     return loop.kept(policy)

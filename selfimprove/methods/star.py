@@ -11,7 +11,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from selfimprove import gates
 from selfimprove.artefacts import digest_of
@@ -21,7 +23,11 @@ from selfimprove.errors import RunFailed
 from selfimprove.judging.outcomes import TRUNCATED, Rewarded
 from selfimprove.judging.rewarding import rewarded
 from selfimprove.models.policy import Policy
-from selfimprove.recipe.methods import Star
+from selfimprove.recipe.contract import Needs, Options, method
+from selfimprove.recipe.judges import Reward
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.recipe.sections import INSTRUCTION, Positive
+from selfimprove.steps.cost import PROBE, Cost, Data, Tokens
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
@@ -36,7 +42,50 @@ _TRANSITIONS = {
 }
 
 
-def star(loop: Loop) -> Policy:
+class Star(Options):
+    """STaR and Pair-SFT on the policy's own traces; see `selfimprove/methods/star.py`.
+
+    traces: `corrections` keeps those whose first attempt is wrong and second is right (STaR), `pairs` draws a right
+    attempt of the same prompt to stand behind a wrong first one (Pair-SFT). right_to_right: right first attempts are
+    kept too, with a right answer behind them. restart: every round trains the base model, not the last round's.
+    """
+
+    reward: Reward = Reward()
+    instruction: Annotated[str, Field(min_length=1)] = INSTRUCTION
+    traces: Literal["corrections", "pairs"] = "corrections"
+    right_to_right: bool = False
+    restart: bool = True
+    most_per_prompt: Positive = 4
+
+
+def _cost(recipe: Recipe, options: Star) -> Cost:
+    return Cost(lambda data: _tokens(recipe, options, data), trains=("SFT",), each_round=1, second_turns=1)
+
+
+def _tokens(recipe: Recipe, options: Star, data: Data) -> Tokens:
+    """Every round: two attempts, and SFT on the traces that are kept, which are at most `most_per_prompt`."""
+    rows, rounds, between = data.rows, len(data.prompts), data.between
+    n, new = recipe.sampling.n, recipe.sampling.max_new_tokens
+    traces = min(n, options.most_per_prompt)
+    trace = sum(rows) + len(rows) * (2 * new + between)  # one of every prompt
+    return Tokens(
+        read=sum(rows) + n * (sum(rows) + len(rows) * (new + between)),
+        sampled=2 * len(rows) * n * new,
+        scored=2 * rounds * PROBE * trace / len(rows),
+        trained=recipe.sft.epochs * traces * trace,
+        policies=rounds + 1,
+    )
+
+
+@method(
+    options=Star,
+    needs=Needs(prompts=True, responses=2),
+    defaults={"sampling.temperature": 1.0, "sampling.top_p": 1.0},
+    turns=lambda options: (options.instruction,),
+    own_samples=lambda options: True,
+    cost=_cost,
+)
+def star(loop: Loop, options: Star) -> Policy:
     """Rounds of: draw traces of two turns, keep some, learn their second attempts.
 
     As in the paper: the traces are the current policy's, at temperature 1; three rounds for STaR, one round of one
@@ -44,7 +93,6 @@ def star(loop: Loop) -> Policy:
     traces alone, as STaR and ReST-EM do. Where the paper is silent: every round has its own prompts; only the second
     attempts' tokens are trained; a first attempt that was cut off may stand before a second one, as in an evaluation.
     """
-    options = loop.recipe.star
     base = policy = loop.base_policy
     loop.evaluate(base)
     for round in loop.rounds():
@@ -80,7 +128,7 @@ class Drawn:
 
 def draw_traces(loop: Loop, policy: Policy, prompts: Sequence[RenderedPrompt]) -> list[Drawn]:
     """`sampling.n` first attempts at every prompt, with one second attempt each, and the rewards of all."""
-    sampling, options = loop.recipe.sampling, loop.recipe.star
+    sampling, options = loop.recipe.sampling, loop.recipe.options
     first = loop.sample(policy, prompts)
     by_id = {f"{response.prompt_id}|{response.index}": response for response in first.all()}
     asked = [replace(first.prompts[response.prompt_id], id=id) for id, response in by_id.items()]
@@ -147,7 +195,7 @@ def kept_examples(loop: Loop, policy: Policy, round: Round, drawn: Sequence[Draw
 
     Writes the event `traces`, and checks how many rewards are missing. RunFailed where nothing is kept.
     """
-    options = loop.recipe.star
+    options = loop.recipe.options
     transitions = dict.fromkeys(_TRANSITIONS.values(), 0)
     kept = {"corrections": 0, "right_to_right": 0}
     examples = []

@@ -210,3 +210,9 @@ class Gates(Strict):
     max_kl: Annotated[float, Field(gt=0)] = 1.0
     min_telling: Share = 0.0
     max_sampler_kl: Annotated[float, Field(gt=0)] = 0.05
+
+
+INSTRUCTION = (
+    "There might be an error in the answer above because of lack of understanding of the question. Please correct the "
+    "error, if any, and rewrite the answer. Only output the final answer, in the same form."
+)

@@ -227,6 +227,12 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
                 ("Some texts", lengthening_tables.texts_table(events)),
             ],
         ),
+        (
+            "figures",
+            "What else did the method report?",
+            "",
+            [(name, tables.figures_table(events, name)) for name in tables.figure_names(events)],
+        ),
         ("training", "Training", "", [("Training stages", tables.training_table(events))]),
         (
             "time",

@@ -219,6 +219,27 @@ def length_table(events: Sequence[Event]) -> Table:
     return Table(columns, rows)
 
 
+def figure_names(events: Sequence[Event]) -> list[str]:
+    """What methods reported of their own, in the order of its first appearance."""
+    return list(dict.fromkeys(event["name"] for event in of_kind(events, "figures")))
+
+
+def figures_table(events: Sequence[Event], name: str) -> Table:
+    """What a method reported under that name (`Loop.report`), a row for each round."""
+    rows = [event for event in of_kind(events, "figures") if event["name"] == name]
+    keys = list(dict.fromkeys(key for event in rows for key in event["figures"]))
+    cells = [[str(event["round"]), *(_figure(event["figures"].get(key)) for key in keys)] for event in rows]
+    return Table(["round", *(key.replace("_", " ") for key in keys)], cells)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_figure(one)}" for name, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def training_table(events: Sequence[Event]) -> Table:
     rows = []
     for event in of_kind(events, "training"):

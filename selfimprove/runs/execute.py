@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from selfimprove.models.policy import Policy, pick_device
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.registry import find
 from selfimprove.report.events import EventLog, read_events
 from selfimprove.report.outcome import ORACLE
 from selfimprove.report.page import write_report
@@ -27,20 +25,8 @@ from selfimprove.runs.folder import Run
 from selfimprove.sampling.backends import choose_backend, close_engine
 from selfimprove.steps.run import environment
 from selfimprove.suites.runner import load_chosen
-from selfimprove.tasks.answer import answer, answer_with, prompts_to_answer
-from selfimprove.tasks.evaluate_judge import evaluate_judge, judges_to_measure
-from selfimprove.tasks.evaluate_responses import evaluate_responses, responses_and_judges
-from selfimprove.tasks.judge_file import file_to_judge, judge_file, responses_to_judge
 from selfimprove.training.accelerate_file import require_here
 from selfimprove.training.trackers import check_trackers, tracking
-
-# Methods that train nothing: what finds all they need, and what then does it.
-_UNTRAINED: dict[str, tuple[Callable[[Inference], Any], Callable[[Inference, Any], None]]] = {
-    "evaluate_judge": (judges_to_measure, evaluate_judge),
-    "evaluate_responses": (responses_and_judges, evaluate_responses),
-    "judge_file": (file_to_judge, judge_file),
-    "answer": (answer_with, answer),
-}
 
 
 @dataclass(frozen=True)
@@ -77,10 +63,8 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     development = [recipe.development] if recipe.development else []
     for choice in [*recipe.evaluate, *development]:
         load_chosen(recipe, choice)  # what is wrong with a suite is said before anything is written
-    if recipe.method == "judge_file":
-        responses_to_judge(recipe)
-    if recipe.method == "answer":
-        prompts_to_answer(recipe)
+    if recipe.contract.check:
+        recipe.contract.check(recipe, recipe.options)
     progress = progress or Progress()
     folder = Path(recipe.output)
     place = Run(folder)
@@ -131,7 +115,7 @@ def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
 
 def _base(recipe: Recipe) -> Path | None:
     """The folder of the base model that samples; None where the run has no model of its own."""
-    if recipe.sampling.backend != "auto" or recipe.method in ("evaluate_judge", "evaluate_responses", "judge_file"):
+    if recipe.sampling.backend != "auto" or not recipe.contract.needs.model:
         return None
     return Path(resolve_policy(recipe.model, opening=recipe.opening).base)
 
@@ -153,20 +137,19 @@ def _walk(recipe: Recipe, place: Run, events: EventLog, progress: Progress) -> t
     store = Store(Path(recipe.store) if recipe.store else folder / "steps")
     while True:
         try:
-            if recipe.method in _UNTRAINED:
-                prepare, work = _UNTRAINED[recipe.method]
+            if recipe.contract.over == "inference":
                 inference = Inference(recipe, store, events, progress)
-                found = prepare(inference)
+                found = recipe.contract.prepare(inference, recipe.options) if recipe.contract.prepare else None
                 _adopt(inference, place)
                 _begun(inference, folder)
-                work(inference, found)
+                recipe.contract(inference, found)
                 return inference.base_policy, ""
             loop = Loop(recipe, store, events, progress)
             loop.check_leaks()
             loop.check_sampler()
             _adopt(loop, place)
             _begun(loop, folder)
-            policy = find("method", recipe.method)(loop)
+            policy = recipe.contract(loop)
             link_policies(folder, loop.made, policy)
             if loop.made:
                 write_json(folder / "policies" / "M0.json", {"model": recipe.model, "digest": loop.base_policy.digest})

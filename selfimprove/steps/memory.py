@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from selfimprove.steps.cost import cost_of
+
 if TYPE_CHECKING:
     from selfimprove.recipe.recipe import Recipe
 
@@ -325,16 +327,15 @@ def plan_of(
     file's type is FSDP or DEEPSPEED."""
     training, sampling = recipe.training, recipe.sampling
     checkpointing = training.gradient_checkpointing
-    seconds = 1 if recipe.method == "star" else 0
-    if recipe.method == "score" and recipe.score.turns == 2:
-        seconds = sampling.n // (recipe.score.first_attempts or sampling.n)
+    cost = cost_of(recipe)
+    seconds = cost.second_turns
     plan = Plan(
         half=half,
         gpu=gpu,
         prompt=prompt,
         response=response or sampling.max_new_tokens,
         example=example,
-        n=1 if recipe.method == "self_lengthen" else sampling.n,
+        n=cost.at_once or sampling.n,
         batch_tokens=sampling.batch_tokens,
         micro_batch=min(training.micro_batch_size, max(1, training.batch_size // training.processes)),
         lora_rank=training.lora.r if training.lora else None,
@@ -344,9 +345,9 @@ def plan_of(
         sharded=sharded,
         seconds=seconds,
         between=between if seconds else 0,
-        reference=recipe.method == "score" and training.lora is None,
+        reference=cost.reference,
     )
-    if recipe.method == "self_judge":  # it trains two questions about each response at a time
+    if cost.questions:
         question = min(prompt + between + 2 * plan.response, training.max_length)
         return replace(plan, example=question, micro_batch=2 * plan.micro_batch)
     return replace(plan, example=plan.row) if recipe.trains_samples else plan
@@ -354,42 +355,22 @@ def plan_of(
 
 def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
     """What each kind of step of a recipe holds at its peak, by the step's name."""
-    found = {}
-    if recipe.evaluate or recipe.development or recipe.method not in ("sft", "dpo"):
-        found["sample"] = sampling(shape, plan)
-    if recipe.method != "evaluate":
+    cost, of = cost_of(recipe), {"SFT": sft, "DPO": dpo, "SCoRe stage": score, "judge": sft}
+    found = {"sample": sampling(shape, plan)} if cost.samples else {}
+    if cost.scores:
         found["score"] = scoring(shape, plan)
-    if recipe.method == "score":
-        found["SCoRe stage"] = score(shape, plan)
-        return found
-    if recipe.method == "self_judge":
-        found["judge"] = sft(shape, plan)
-        return found
-    if recipe.data.seed or recipe.trains_samples or recipe.method == "self_lengthen":
-        found["SFT"] = sft(shape, plan)
-    if recipe.method not in ("sft", "self_lengthen", "evaluate") and not recipe.trains_samples:
-        found["DPO"] = dpo(shape, plan)
-    return found
+    return found | {name: of[name](shape, plan) for name in cost.trains}
 
 
 def disk_of(shape: Shape, plan: Plan, recipe: Recipe, rounds: int) -> Disk:
-    """Disk of a recipe's run of so many rounds; of SCoRe's stages, whatever their number."""
-    if recipe.method == "evaluate":
+    """Disk of a recipe's run of so many rounds."""
+    cost = cost_of(recipe)
+    trainings = cost.each_round * rounds + cost.once
+    if not trainings:
         return Disk(0, 0, 0)
-    if recipe.method == "score":
-        stages = sum(stage.updates > 0 for stage in (recipe.score.stage_one, recipe.score.stage_two))
-        found = disk(shape, plan, stages)
-        # The best policy so far, and the weights that vllm reads.
-        more = (recipe.score.keep == "highest_reward") + (recipe.sampling.backend != "transformers")
-        return replace(found, while_training=found.while_training + more * found.policy)
-    if recipe.method in ("star", "expert_iteration"):
-        return disk(shape, plan, rounds)
-    if recipe.method == "self_lengthen":  # two in a round, and the final one
-        return disk(shape, plan, 2 * rounds + 1)
-    if recipe.method == "self_judge":  # and the copy in judge/
-        found = disk(shape, plan, rounds)
-        return replace(found, kept=found.kept + found.policy)
-    trainings = rounds if recipe.method not in ("sft", "dpo") else 0
-    trainings += recipe.method == "dpo" or bool(recipe.data.seed)
-    middle = recipe.method == "cream" and recipe.cream.first_round == "sft_middle"
-    return disk(shape, plan, trainings, middle)
+    found = disk(shape, plan, trainings, cost.middle)
+    return replace(
+        found,
+        kept=found.kept + cost.kept_more * found.policy,
+        while_training=found.while_training + cost.while_training_more * found.policy,
+    )

@@ -21,8 +21,6 @@ from selfimprove.recipe.strict_yaml import load_yaml
 from selfimprove.shipped import recipe_file
 
 _OWN = ("seed", "output", "store")  # the study gives these to every run
-# Methods that measure no policy, so that there is nothing to compare.
-_NOT_COMPARED = ("evaluate_judge", "evaluate_responses", "judge_file", "answer")
 
 Seed = Annotated[int, Field(ge=0)]
 Changes = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
@@ -136,7 +134,7 @@ def planned(study: Study) -> list[Planned]:
             own = {"seed": seed, "output": str(output / "runs" / f"{arm}-seed{seed}"), "store": str(output / "steps")}
             changed = merged(merged(values, study.overrides), changes)
             recipe = make_recipe({**changed, **own}, where=where, folder=path.parent)
-            if recipe.method in _NOT_COMPARED:
+            if recipe.contract.over == "inference":
                 raise InputError(f"{where}: method {recipe.method!r} measures no policy: there is nothing to compare")
             if not recipe.evaluate:
                 raise InputError(f"{where}: key `evaluate` is empty: name at least one suite, or nothing is compared")

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
 
 from selfimprove.artefacts import digest_of
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
@@ -20,8 +22,10 @@ from selfimprove.judging.outcomes import Verdict
 from selfimprove.judging.rewarding import check_reward, rewarded
 from selfimprove.loop.data import prompts_of
 from selfimprove.models.resolve import resolve_policy
-from selfimprove.recipe.judges import Reward
+from selfimprove.recipe.contract import Options, task
+from selfimprove.recipe.judges import Reader, Reward
 from selfimprove.recipe.recipe import Recipe
+from selfimprove.recipe.sections import Positive
 from selfimprove.statistics import wilson_interval
 from selfimprove.tasks.judge_file import RUBRIC, adopt, rating_judge, refuse_own_file, write_json_lines
 from selfimprove.tasks.thresholds import Threshold, threshold_for
@@ -32,6 +36,46 @@ if TYPE_CHECKING:
 FILE_NAME = "answers.jsonl"
 _TOO_LONG = "the prompt is too long for the policy"
 _SHOWN = 10  # answers in the event, for the terminal and the report
+
+
+class Answer(Options):
+    """What `selfimprove answer` does; see `selfimprove/tasks/answer.py`.
+
+    prompt: one prompt, instead of `data.prompts`. n: answers drawn for a prompt, by default 8 with a judge and 1
+    without; temperature: by default 0.8, and 0 for one answer. threshold: the score below which the best answer is
+    declined; or `data.held_out` and either the `precision` or the `coverage` that it is to have there, where `checker`
+    says which answers are good.
+    """
+
+    judge: Reader | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    n: Positive | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive = 256
+    threshold: float | None = None
+    precision: Annotated[float, Field(gt=0, le=1)] | None = None
+    coverage: Annotated[float, Field(gt=0, le=1)] | None = None
+    checker: Literal["exact_match", "math"] = "exact_match"
+
+    @model_validator(mode="after")
+    def _declines_by_one_bound(self) -> Self:
+        bounds = [self.threshold, self.precision, self.coverage]
+        if sum(bound is not None for bound in bounds) > 1:
+            raise ValueError("keep one of `threshold`, `precision` and `coverage`: each alone says what is declined")
+        if self.judge is None and (any(bound is not None for bound in bounds) or (self.n or 1) > 1):
+            raise ValueError(
+                "to pick among `n` answers, or to decline below a `threshold`, needs a `judge` whose scores decide"
+            )
+        if (self.n or 8) > 1 and self.judge is not None and self.temperature == 0:
+            raise ValueError("at `temperature` 0 all `n` answers to a prompt are the same; raise it, or set n to 1")
+        return self
+
+    @property
+    def drawn(self) -> tuple[int, float]:
+        """(n, temperature), with their defaults."""
+        n = self.n or (8 if self.judge else 1)
+        return n, (0.8 if n > 1 else 0.0) if self.temperature is None else self.temperature
 
 
 class Picked(NamedTuple):
@@ -56,9 +100,9 @@ class Asked(NamedTuple):
     held_out: list[Prompt]
 
 
-def prompts_to_answer(recipe: Recipe) -> Asked:
+def prompts_to_answer(recipe: Recipe, options: Answer) -> Asked:
     """The prompts, checked; nothing is written yet."""
-    search, options = recipe.search_folders(), recipe.answer
+    search = recipe.search_folders()
     sources, held_out_sources = recipe.data.prompts or (), recipe.data.held_out or ()
     refuse_own_file([*sources, *held_out_sources], recipe, FILE_NAME)
     if options.prompt is not None:
@@ -81,10 +125,10 @@ def prompts_to_answer(recipe: Recipe) -> Asked:
     return Asked(prompts, held_out)
 
 
-def answer_with(loop: Inference) -> tuple[Asked, Judge | None]:
+def answer_with(loop: Inference, options: Answer) -> tuple[Asked, Judge | None]:
     """The prompts and the judge; the policy becomes the loop's own. Nothing is asked yet."""
-    recipe, options = loop.recipe, loop.recipe.answer
-    asked = prompts_to_answer(recipe)
+    recipe = loop.recipe
+    asked = prompts_to_answer(recipe, options)
     loop.base_policy = resolve_policy(recipe.model, short_name(recipe.model), recipe.opening)
     judge = rating_judge(find_judge(loop, options.judge, RUBRIC)) if options.judge else None
     inputs = {"the model": loop.base_policy.digest, "the judge": judge.digest if judge else "none"}
@@ -94,13 +138,24 @@ def answer_with(loop: Inference) -> tuple[Asked, Judge | None]:
     return asked, judge
 
 
-def answer(loop: Inference, found: tuple[Asked, Judge | None]) -> None:
+def _suits(recipe: Recipe, options: Answer) -> None:
+    """Something to answer, and held-out prompts where a threshold is to be chosen."""
+    if (options.prompt is None) == (recipe.data.prompts is None):
+        raise ValueError("method 'answer' needs one of `data.prompts` and `answer.prompt`")
+    chosen = options.precision is not None or options.coverage is not None
+    if chosen and recipe.data.held_out is None:
+        raise ValueError("a threshold for a `precision` or a `coverage` is chosen on `data.held_out`: give it")
+    if recipe.data.held_out is not None and not chosen:
+        raise ValueError("`data.held_out` needs `answer.precision` or `answer.coverage`: what to choose by")
+
+
+@task(options=Answer, reads=("data.held_out",), suits=_suits, check=prompts_to_answer, prepare=answer_with)
+def answer(loop: Inference, options: Answer, found: tuple[Asked, Judge | None]) -> None:
     """Chooses the threshold where one is to be chosen, answers every prompt, and writes `answers.jsonl`.
 
     Raises RunFailed where the held-out answers allow no threshold of the wanted kind.
     """
     (prompts, held_out), judge = found
-    options = loop.recipe.answer
     chosen, unchecked = _chosen(loop, held_out, judge) if held_out else (None, {})
     threshold = chosen.value if chosen else options.threshold
     rows = [answer_row(one, threshold) for one in best_answers(loop, prompts, judge, "answers")]
@@ -127,7 +182,7 @@ def answer(loop: Inference, found: tuple[Asked, Judge | None]) -> None:
 
 def best_answers(loop: Inference, prompts: Sequence[Prompt], judge: Judge | None, label: str) -> list[Picked]:
     """The policy's answers to each prompt and the best of them: the first one of the highest score."""
-    policy, options = loop.base_policy, loop.recipe.answer
+    policy, options = loop.base_policy, loop.recipe.options
     assert policy is not None
     n, temperature = options.drawn
     rendered = loop.rendered_for(policy, {one.id: one.messages for one in prompts}, options.max_new_tokens, label)
@@ -197,7 +252,7 @@ def _best(prompt: Prompt, answers: Sequence[Response], verdicts: Sequence[Verdic
 
 def _chosen(loop: Inference, held_out: Sequence[Prompt], judge: Judge | None) -> tuple[Threshold, dict[str, int]]:
     """The threshold, and the held-out answers that the checker failed at, by reason; they count for nothing."""
-    options = loop.recipe.answer
+    options = loop.recipe.options
     picked = best_answers(loop, held_out, judge, "held-out answers")
     best = {one.prompt.id: [one.answers[one.best]] for one in picked if one.best is not None}
     prompts = {one.id: RenderedPrompt(one.id, (), content(one), one.answer) for one in held_out if one.id in best}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from selfimprove.artefacts import digest_of
 from selfimprove.errors import InputError
 from selfimprove.judging.asking import Judge, find_judge
+from selfimprove.recipe.contract import Needs, task
 from selfimprove.steps.kind import step_versions
 from selfimprove.suites.judge_quality import measure_judge
 from selfimprove.suites.runner import load_chosen
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from selfimprove.inference import Inference
 
 
-def judges_to_measure(loop: Inference) -> list[tuple[Loaded, Judge]]:
+def judges_to_measure(loop: Inference, options: None = None) -> list[tuple[Loaded, Judge]]:
     """The recipe's suites, all of kind `judge`, each with its judge. Nothing is asked yet."""
     found = []
     for choice in loop.recipe.evaluate:
@@ -36,7 +37,8 @@ def judges_to_measure(loop: Inference) -> list[tuple[Loaded, Judge]]:
     return found
 
 
-def evaluate_judge(loop: Inference, found: list[tuple[Loaded, Judge]]) -> None:
+@task(needs=Needs(suites=True, model=False), prepare=judges_to_measure)
+def evaluate_judge(loop: Inference, options: None, found: list[tuple[Loaded, Judge]]) -> None:
     """Measures every judge on its suite's pairs, in both orders."""
     for loaded, judge in found:
         figures = measure_judge(loop, loaded, judge)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from selfimprove.artefacts import digest_of
 from selfimprove.judging.asking import Judge, find_judge
+from selfimprove.recipe.contract import Needs, task
 from selfimprove.suites.longen import demands_of, measure_responses, written_in
 from selfimprove.suites.runner import load_chosen
 from selfimprove.suites.suites import LengthSuite, Loaded
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from selfimprove.inference import Inference
 
 
-def responses_and_judges(loop: Inference) -> list[tuple[Loaded, Judge]]:
+def responses_and_judges(loop: Inference, options: None = None) -> list[tuple[Loaded, Judge]]:
     """The recipe's suites, all of kind `length` with `response` in their data, each with its judge. Nothing is asked
     yet."""
     found = []
@@ -39,7 +40,8 @@ def responses_and_judges(loop: Inference) -> list[tuple[Loaded, Judge]]:
     return found
 
 
-def evaluate_responses(loop: Inference, found: list[tuple[Loaded, Judge]]) -> None:
+@task(needs=Needs(suites=True, model=False), prepare=responses_and_judges)
+def evaluate_responses(loop: Inference, options: None, found: list[tuple[Loaded, Judge]]) -> None:
     """Measures every suite's responses."""
     for loaded, judge in found:
         figures = measure_responses(loop, loaded, judge)

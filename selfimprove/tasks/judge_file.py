@@ -17,6 +17,8 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.asking import Judge, as_event, ask_judge, find_judge
 from selfimprove.judging.outcomes import Verdict
 from selfimprove.judging.rubric import Rubric
+from selfimprove.recipe.contract import Needs, Options, task
+from selfimprove.recipe.judges import Reader
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import plain
 from selfimprove.statistics import bounded_interval
@@ -30,7 +32,14 @@ FILE_NAME = "scores.jsonl"
 _OWN = ("score", "missing")
 
 
-def responses_to_judge(recipe: Recipe) -> list[Example]:
+class JudgeFile(Options):
+    """What `selfimprove judge` does with the responses of `data.prompts`; `reference`: the judge sees the reference."""
+
+    judge: Reader = Reader()
+    reference: bool = False
+
+
+def responses_to_judge(recipe: Recipe, options: JudgeFile) -> list[Example]:
     """The rows of `data.prompts` with their responses, checked; nothing is written yet."""
     sources = recipe.data.prompts or ()
     refuse_own_file(sources, recipe, FILE_NAME)
@@ -41,7 +50,7 @@ def responses_to_judge(recipe: Recipe) -> list[Example]:
                 f"{_names(sources)}, row {number}: has a column {taken[0]!r} already, which the judge's would replace; "
                 "rename it"
             )
-        if recipe.judge_file.reference and _reference(one) is None:
+        if options.reference and _reference(one) is None:
             raise InputError(
                 f"{_names(sources)}, row {number}: has no `reference` and no `answer` for the judge to see; give one, "
                 "or leave --reference out"
@@ -49,9 +58,9 @@ def responses_to_judge(recipe: Recipe) -> list[Example]:
     return examples
 
 
-def file_to_judge(loop: Inference) -> tuple[list[Example], Judge]:
+def file_to_judge(loop: Inference, options: JudgeFile) -> tuple[list[Example], Judge]:
     """The responses and their judge. Nothing is asked yet."""
-    examples, options = responses_to_judge(loop.recipe), loop.recipe.judge_file
+    examples = responses_to_judge(loop.recipe, options)
     judge = rating_judge(find_judge(loop, options.judge, RUBRIC))
     if options.reference and not judge.rubric.has("reference"):
         raise InputError(f"judge: the rubric {judge.rubric.name} has no prompt-reference.txt; leave --reference out")
@@ -69,10 +78,16 @@ def file_to_judge(loop: Inference) -> tuple[list[Example], Judge]:
 
 def _seen(recipe: Recipe, one: Example) -> list[str | None]:
     """The reference, where the judge sees it."""
-    return [_reference(one)] if recipe.judge_file.reference else []
+    return [_reference(one)] if recipe.options.reference else []
 
 
-def judge_file(loop: Inference, found: tuple[list[Example], Judge]) -> None:
+@task(
+    options=JudgeFile,
+    needs=Needs(prompts=True, model=False),
+    check=responses_to_judge,
+    prepare=file_to_judge,
+)
+def judge_file(loop: Inference, options: JudgeFile, found: tuple[list[Example], Judge]) -> None:
     """Scores every response, and writes `scores.jsonl`: the file's rows with `score` and `missing`.
 
     Raises RunFailed where no response has a score; the file is there all the same.
@@ -91,7 +106,7 @@ def judge_file(loop: Inference, found: tuple[list[Example], Judge]) -> None:
         f"{judge.digest}|{digest_of([list(verdict) for verdict in verdicts])}",
         data=_names(loop.recipe.data.prompts or ()),
         judge=judge.name,
-        reference=loop.recipe.judge_file.reference,
+        reference=loop.recipe.options.reference,
         file=str(target),
         **score_figures(verdicts, judge.rubric),
         cost=as_event(asked.cost),
@@ -160,7 +175,7 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _question(loop: Inference, rubric: Rubric, one: Example) -> list[Any]:
     values = {"instruction": content(one.prompt), "response": one.response}
-    if loop.recipe.judge_file.reference:
+    if loop.recipe.options.reference:
         return rubric.messages(values | {"reference": str(_reference(one))}, "reference")
     return rubric.messages(values)
 

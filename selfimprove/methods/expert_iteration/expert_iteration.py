@@ -33,8 +33,11 @@ from selfimprove.judging.judges import judge_responses, lenient_scores
 from selfimprove.judging.pairs import alike
 from selfimprove.loop.data import responses_of
 from selfimprove.methods.expert_iteration.acceptance import acceptance_figures
+from selfimprove.methods.expert_iteration.cost import cost
+from selfimprove.methods.expert_iteration.options import ExpertIteration
 from selfimprove.models.policy import Policy
-from selfimprove.recipe.methods import ExpertIteration
+from selfimprove.recipe.contract import Needs, method
+from selfimprove.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
@@ -50,10 +53,21 @@ class Kept:
     refused: Sequence[Response]
 
 
-def expert_iteration(loop: Loop) -> Policy:
+def _suits(recipe: Recipe, options: ExpertIteration) -> None:
+    if recipe.sampling.n < 2 and options.pairs:
+        raise ValueError("`sampling.n` is 1, and `expert_iteration.pairs` compares a prompt's responses: 2 or more")
+
+
+@method(
+    options=ExpertIteration,
+    needs=Needs(prompts=True),
+    suits=_suits,
+    own_samples=lambda options: not options.pairs,
+    cost=cost,
+)
+def expert_iteration(loop: Loop, options: ExpertIteration) -> Policy:
     """Every round: `sampling.n` responses a prompt from the current policy, a judge, and training from the base (or
     from the current policy) on what was accepted: SFT, or DPO against what was refused of the same samples."""
-    options = loop.recipe.expert_iteration
     base = policy = loop.base_policy
     loop.evaluate(base)
     by_round: list[list[dict[str, list[int]]]] = []
@@ -69,7 +83,7 @@ def expert_iteration(loop: Loop) -> Policy:
         start = base if options.restart == "base" else policy
         if options.pairs:
             reference = loop.log_probs(responses_of(pairs), start)
-            policy = loop.dpo(start, pairs, reference=reference, round=round)
+            policy = loop.dpo(start, pairs, reference=reference, round=round).policy
         else:
             by_round.append([_row(one.prompt, response) for one in kept for response in one.accepted])
             policy = loop.sft(start, trained_rows(by_round, options, loop.recipe.seed))
@@ -170,7 +184,7 @@ def _report(
     missing: Mapping[str, int],
 ) -> None:
     """Writes what the round accepted, and stops where the judge mostly fails."""
-    recipe, options = loop.recipe, loop.recipe.expert_iteration
+    recipe, options = loop.recipe, loop.recipe.options
     figures: dict[str, Any] = acceptance_figures(
         responses,
         scores,

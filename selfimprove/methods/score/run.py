@@ -52,7 +52,7 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
     Args:
         of_base: the base's probe: what the gate on Acc@t1 compares with, and texts whose log-probs must change.
     """
-    score, sampling, training = loop.recipe.score, loop.recipe.sampling, loop.recipe.training
+    score, sampling, training = loop.recipe.options, loop.recipe.sampling, loop.recipe.training
     number, prompts = stage.number, stage.prompts
     own = score.stage_one if number == 1 else score.stage_two
     end = end_of_turn_id(loop.tokenizer)
@@ -126,7 +126,7 @@ def _trained(
     label: str,
 ) -> tuple[Policy, Artefact]:
     """The stage as a durable step."""
-    score, sampling = loop.recipe.score, loop.recipe.sampling
+    score, sampling = loop.recipe.options, loop.recipe.sampling
     bounds = loop.recipe.gates.model_dump()
     disabled = list(bounds.pop("disabled"))
     reads_all = score.reward.kind in ("rubric", "reward_model")
@@ -191,7 +191,7 @@ class Probe(NamedTuple):
 def probe(loop: Loop, policy: Policy, what: str) -> Probe:
     """Both attempts of `policy` at some training prompts, at the training's own temperature, with an event that shows
     what a stage changed."""
-    score, sampling = loop.recipe.score, loop.recipe.sampling
+    score, sampling = loop.recipe.options, loop.recipe.sampling
     prompts = loop.data.round_prompts[0][: score.probe_prompts]
     n = max(1, sampling.n // 2)
     decoding: dict[str, Any] = {

@@ -24,16 +24,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfimprove.methods.score.cost import cost, preview
+from selfimprove.methods.score.options import Score
 from selfimprove.methods.score.run import probe, require_trainable, train_stage
 from selfimprove.models.policy import Policy
+from selfimprove.recipe.contract import Needs, method
+from selfimprove.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-def score(loop: Loop) -> Policy:
+def _suits(recipe: Recipe, options: Score) -> None:
+    """What a policy gradient needs of the other sections."""
+    rows, n, processes = recipe.training.batch_size, recipe.sampling.n, recipe.training.processes
+    if rows % (n * processes):
+        raise ValueError(
+            f"`training.batch_size` ({rows} samples an update) must be a multiple of `sampling.n` ({n} samples a "
+            f"prompt) times `training.processes` ({processes})"
+        )
+    if options.first_attempts and n % options.first_attempts:
+        raise ValueError(f"`sampling.n` ({n}) must be a multiple of `score.first_attempts`")
+    if options.sampler_weights != "none" and recipe.sampling.temperature != 1:
+        raise ValueError("`score.sampler_weights` needs `sampling.temperature` 1, where samplers give log-probs")
+    if recipe.sampling.top_p != 1:
+        raise ValueError("`sampling.top_p` must be 1: the policy that is trained is the one that is sampled from")
+    if shaped := next(iter(recipe.sampling.shaping), None):
+        raise ValueError(f"`sampling.{shaped}` must be off: the policy that is trained is the one sampled from")
+    if recipe.sampling.backend == "openai":
+        raise ValueError("`sampling.backend`: a server cannot be given new weights every update; vllm, transformers")
+    if recipe.training.truncated != "keep":
+        raise ValueError("`training.truncated` is about preference pairs; see `score.truncated`")
+
+
+@method(
+    options=Score,
+    needs=Needs(prompts=True, responses=2, rounds=False),
+    defaults={"sampling.temperature": 1.0, "sampling.top_p": 1.0},
+    suits=_suits,
+    turns=lambda options: (options.instruction,) if options.turns == 2 else (),
+    preview=preview,
+    cost=cost,
+)
+def score(loop: Loop, options: Score) -> Policy:
     """Stage I, then Stage II, each a durable training step; a stage with 0 updates is left out."""
-    options = loop.recipe.score
     require_trainable(loop)
     policy = base = loop.base_policy
     loop.evaluate(base)

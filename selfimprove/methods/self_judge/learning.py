@@ -106,10 +106,10 @@ def check_learnt(
         "entropy": entropy([one.label for one in trained]),
         "agreement": agreement,
     }
-    verdict = gates.judge_learnt(figures, loop.recipe.self_judge.min_correlation)
+    verdict = gates.judge_learnt(figures, loop.recipe.options.min_correlation)
     said = {**figures, "round": round.number, "learnt": verdict.passed, "message": verdict.message}
     loop.events.emit("learnt", f"{round.number}|{judge.digest}", policy_digest=judge.digest, **said)
-    if loop.recipe.self_judge.min_correlation is not None:
+    if loop.recipe.options.min_correlation is not None:
         loop.check(verdict)
     elif not verdict.passed:
         loop.note(f"judge {judge.name}: {verdict.message}")

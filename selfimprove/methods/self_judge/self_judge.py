@@ -22,25 +22,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfimprove.methods.self_judge.cost import cost, preview
 from selfimprove.methods.self_judge.learning import check_learnt, hold_out, say_where
+from selfimprove.methods.self_judge.options import SelfJudge
 from selfimprove.methods.self_judge.training import (
     agreement,
     find_rubric,
     labelled_examples,
+    prepare,
     self_evaluation,
     similarity,
     train_judge,
     write_judge,
 )
 from selfimprove.models.policy import Policy
+from selfimprove.recipe.contract import Needs, method
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-def self_judge(loop: Loop) -> Policy:
+@method(
+    options=SelfJudge,
+    needs=Needs(prompts=True),
+    defaults={"rounds": 1},
+    prepare=prepare,
+    preview=preview,
+    cost=cost,
+)
+def self_judge(loop: Loop, options: SelfJudge) -> Policy:
     """The judge of the last round; `judge/` in the run's folder is what others use."""
-    options = loop.recipe.self_judge
     rubric = find_rubric(loop)
     judged = evaluator = loop.base_policy  # the model whose answers are judged, and who grades them
     loop.evaluate(judged)  # untrained self-evaluation

@@ -21,6 +21,7 @@ from selfimprove.judging.digit_questions import question_ids
 from selfimprove.judging.digits import digit_tokens
 from selfimprove.judging.rubric import Rubric, load_rubric, write_rubric
 from selfimprove.methods.self_judge.labels import HIGHEST, combined_labels
+from selfimprove.methods.self_judge.options import SelfJudge
 from selfimprove.methods.self_judge.similarity import find_embedding
 from selfimprove.models.chat import end_of_turn_id
 from selfimprove.models.policy import Policy, load_tokenizer, portable_name
@@ -39,25 +40,21 @@ _TOO_LONG = "question longer than training.max_length"
 Grades = Mapping[tuple[str, int], float | None]
 
 
-def check_judge_training(loop: Loop) -> None:
-    """Finds what `self_judge` needs before anything is sampled; `InputError` where it is not to be had."""
-    find_rubric(loop)
-    find_embedding(loop.recipe.self_judge.embedding)
+def prepare(loop: Loop, options: SelfJudge) -> dict[str, str]:
+    """Finds what grades a response, which a recipe names and does not show, and gives the digests of it; `InputError`
+    where it is not to be had."""
+    rubric = find_rubric(loop)
+    _, embedding = find_embedding(options.embedding)
     digit_tokens(loop.tokenizer)
     for prompt in (prompt for prompts in loop.data.round_prompts for prompt in prompts):
         if prompt.answer is None:
             raise InputError(f"data.prompts: prompt {prompt.id!r} has no answer; every one needs its reference")
-
-
-def judge_training_inputs(loop: Loop) -> dict[str, str]:
-    """Digests of what grades a response, which a recipe names and does not show."""
-    _, embedding = find_embedding(loop.recipe.self_judge.embedding)
-    return {"self_judge.rubric": find_rubric(loop).digest, "self_judge.embedding": embedding}
+    return {"self_judge.rubric": rubric.digest, "self_judge.embedding": embedding}
 
 
 def find_rubric(loop: Loop) -> Rubric:
     """The recipe's rubric, which must read digits and have a prompt that shows a reference. InputError otherwise."""
-    name = loop.recipe.self_judge.rubric
+    name = loop.recipe.options.rubric
     rubric = load_rubric(name, loop.recipe.search_folders())
     if rubric.options.parser != "digits" or not rubric.has("reference"):
         raise InputError(
@@ -84,7 +81,7 @@ def self_evaluation(loop: Loop, rubric: Rubric, policy: Policy, responses: Respo
 
 def similarity(loop: Loop, responses: Responses) -> Grades:
     """z2: the cosine of the response's and the reference's sentence embeddings, as a durable step."""
-    folder, digest = find_embedding(loop.recipe.self_judge.embedding)
+    folder, digest = find_embedding(loop.recipe.options.embedding)
     pairs = [
         {"prompt_id": prompt.id, "index": one.index, "text": one.text, "reference": prompt.answer}
         for prompt, its_responses in responses
@@ -104,7 +101,7 @@ def similarity(loop: Loop, responses: Responses) -> Grades:
     rows = artefact.rows()
     if cut := sum(row["cut"] for row in rows):
         loop.note(
-            f"{cut} of {len(rows)} responses, or their references, are longer than {loop.recipe.self_judge.embedding} "
+            f"{cut} of {len(rows)} responses, or their references, are longer than {loop.recipe.options.embedding} "
             "reads: only their beginnings are compared (self_judge.embedding takes another model)"
         )
     return {(row["prompt_id"], row["index"]): row["cosine"] for row in rows}
@@ -127,7 +124,7 @@ def labelled_examples(
 
     Writes the event `labels`. GateError or RunFailed where too little is left.
     """
-    options, tokenizer = loop.recipe.self_judge, load_tokenizer(loop.base_policy)
+    options, tokenizer = loop.recipe.options, load_tokenizer(loop.base_policy)
     places = list(own)
     labels = combined_labels(
         [own[place] for place in places],
@@ -226,7 +223,7 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 
 def train_judge(loop: Loop, start: Policy, examples: Sequence[Example]) -> tuple[Policy, Sequence[Mapping[str, float]]]:
     """A judge from `start`, as a durable training step, and its history; see `methods/self_judge/trainer.py`."""
-    judge, tokenizer = loop.recipe.self_judge, loop.tokenizer
+    judge, tokenizer = loop.recipe.options, loop.tokenizer
     digits = digit_tokens(tokenizer)
     rows = [(tuple(one.row["plain_ids"]), (digits.ids[one.label], end_of_turn_id(tokenizer))) for one in examples]
     loop.check(gates.rendering(tokenizer, rows))

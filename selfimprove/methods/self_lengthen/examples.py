@@ -36,7 +36,7 @@ def demanding_examples(
 ) -> list[dict[str, list[int]]]:
     """Instruction with a demand of length -> text of that length: of all rounds' answers and longer texts, and of the
     `collected` ones, those between `low` and `high` words. RunFailed where there is none."""
-    options = loop.recipe.self_lengthen
+    options = loop.recipe.options
     texts = list({one.id: one for pair in extended for one in (pair.initial, pair.longer)}.values()) + list(collected)
     fitting = [one for one in texts if options.low <= one.words < options.high]
     loop.note(

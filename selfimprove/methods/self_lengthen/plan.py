@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from selfimprove.data.words import count_words
 from selfimprove.errors import InputError
+from selfimprove.methods.self_lengthen.options import SelfLengthen
 from selfimprove.methods.self_lengthen.questions import enrich, extend
 from selfimprove.models.chat import render_prompt
 from selfimprove.models.context import context_tokens
@@ -85,10 +86,17 @@ def lengthening_room(loop: Loop) -> Room:
     )
 
 
-def check_lengthening(loop: Loop) -> None:
+def prepare(loop: Loop, options: SelfLengthen) -> None:
     """Notes how long a text may be to be extended, and where that, or `training.max_length`, is below what
     `self_lengthen.high` asks for. InputError where no prompt can be answered or no text be extended."""
-    room, high, growth = lengthening_room(loop), loop.recipe.self_lengthen.high, loop.recipe.self_lengthen.growth
+    spare = len(loop.data.spare_prompts)
+    if options.collect > spare and not options.instructions:
+        raise InputError(
+            f"self_lengthen.collect: {options.collect} prompts that no round has are wanted, and {spare} are left; "
+            "lower it or data.prompts_per_round, add prompts, or let the model write instructions "
+            "(self_lengthen.instructions)"
+        )
+    room, high, growth = lengthening_room(loop), options.high, options.growth
     prompt = max(len(prompt.prompt_ids) for prompts in loop.data.round_prompts for prompt in prompts)
     for what, needed in (("the longest prompt", prompt), ("a question about a text, without the text,", room.question)):
         if needed + room.new >= room.context:

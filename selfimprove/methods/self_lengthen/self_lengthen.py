@@ -34,7 +34,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfimprove.methods.self_lengthen.cost import cost, preview
 from selfimprove.methods.self_lengthen.examples import demanding_examples, extender_examples, generator_examples
+from selfimprove.methods.self_lengthen.options import SelfLengthen
+from selfimprove.methods.self_lengthen.plan import prepare
 from selfimprove.methods.self_lengthen.texts import (
     collected_texts,
     extended_texts,
@@ -44,15 +47,23 @@ from selfimprove.methods.self_lengthen.texts import (
     write_texts,
 )
 from selfimprove.models.policy import Policy
+from selfimprove.recipe.contract import Needs, method
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
     from selfimprove.methods.self_lengthen.text import Extended
 
 
-def self_lengthen(loop: Loop) -> Policy:
+@method(
+    options=SelfLengthen,
+    needs=Needs(prompts=True, whole=True),
+    reads=("sampling.stop",),
+    prepare=prepare,
+    preview=preview,
+    cost=cost,
+)
+def self_lengthen(loop: Loop, options: SelfLengthen) -> Policy:
     """The final model. Generator and Extender are M1 and M2, M3 and M4, and so on: two adapters of one base."""
-    options = loop.recipe.self_lengthen
     base = generator = extender = loop.base_policy
     loop.evaluate(base)
     everything: list[Extended] = []

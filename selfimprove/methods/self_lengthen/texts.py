@@ -44,7 +44,7 @@ class Batch:
 def instructions_for(loop: Loop, policy: Policy, round: Round, count: int | None = None) -> list[str]:
     """The round's instructions: its own prompts, or (`instructions` above 0, or a `count`) as many new ones by
     self-instruct from them, each kept where `policy` calls it suitable. RunFailed where none is."""
-    options, seeds = loop.recipe.self_lengthen, [prompt.text for prompt in round.prompts]
+    options, seeds = loop.recipe.options, [prompt.text for prompt in round.prompts]
     most = options.instructions if count is None else count
     if not most:
         return seeds
@@ -92,7 +92,7 @@ def instructions_for(loop: Loop, policy: Policy, round: Round, count: int | None
 def initial_texts(loop: Loop, generator: Policy, instructions: Sequence[str], round: Round) -> list[Text]:
     """The Generator's answers that pass the filter, `initial` of each instruction, without those that are dropped as
     short. What fails is asked again, all at once, at most `initial_tries` times."""
-    options = loop.recipe.self_lengthen
+    options = loop.recipe.options
     waiting = {
         f"{round.number}|{place}.{number}": instruction
         for place, instruction in enumerate(instructions)
@@ -125,7 +125,7 @@ def extended_texts(loop: Loop, extender: Policy, initial: Sequence[Text], round:
     """Longer versions by the Extender, `extensions` of each answer: every try grows the text for `micro_iterations`,
     and what then has more than `growth` times the words of the answer is kept. The others are tried again, all at
     once, at most `extension_tries` times."""
-    options = loop.recipe.self_lengthen
+    options = loop.recipe.options
     waiting = {f"{one.id}.{number}": one for one in initial for number in range(options.extensions)}
     wanted, found, rejected = len(waiting), dict[str, Extended](), Counter[str]()
     for attempt in range(options.extension_tries):
@@ -160,7 +160,7 @@ def _longer(
     rejected: Counter[str],
 ) -> dict[str, str]:
     """One micro-iteration of all texts: those that came out longer and pass the filter."""
-    name, language = extender.name, loop.recipe.self_lengthen.language
+    name, language = extender.name, loop.recipe.options.language
     outlines = {id: halves(text)[0] for id, text in best.items()}
     asked = {
         f"{id}|{attempt} first half": (enrich(waiting[id].instruction, outline), "") for id, outline in outlines.items()
@@ -237,7 +237,7 @@ def _written(
 def collected_texts(loop: Loop, base: Policy, generator: Policy) -> list[Text]:
     """The longest answer of the last Generator to each of `collect` new instructions (with `instructions: 0` the
     prompts that no round had); none where none are asked for."""
-    options, number = loop.recipe.self_lengthen, loop.recipe.rounds + 1
+    options, number = loop.recipe.options, loop.recipe.rounds + 1
     if not options.collect:
         return []
     if options.instructions:
@@ -275,7 +275,7 @@ def write_texts(loop: Loop, extended: Sequence[Extended], collected: Sequence[Te
 
 def report_texts(loop: Loop, round: Round, initial: Sequence[Text], extended: Sequence[Extended]) -> None:
     """The event `lengths` of the round's texts."""
-    wanted = loop.recipe.self_lengthen.growth
+    wanted = loop.recipe.options.growth
     figures = {"round": round.number, **growth_figures(initial, extended, wanted)}
     loop.events.emit("lengths", digest_of(figures), **figures)
 
@@ -288,7 +288,7 @@ def _report_filter(loop: Loop, round: Round, what: str, wanted: int, kept: int, 
 
 
 def _without_short(loop: Loop, texts: Sequence[Text], what: str) -> list[Text]:
-    if not loop.recipe.self_lengthen.drop_short:
+    if not loop.recipe.options.drop_short:
         return list(texts)
     kept = keep_long([len(one.text) for one in texts], random.Random(f"short|{loop.recipe.seed}|{what}"))
     return [one for one, keep in zip(texts, kept, strict=True) if keep]

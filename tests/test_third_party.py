@@ -1,0 +1,183 @@
+"""The house as a stranger uses it: methods, step kinds, judges and rewards of a package, and of a file of one's own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_jsonl
+from rich.console import Console
+
+import selfimprove
+from selfimprove import registry
+from selfimprove.errors import InputError
+from selfimprove.recipe.recipe import Recipe, make_recipe
+from selfimprove.report.terminal import Progress
+from selfimprove.steps.kind import step_versions
+
+MakeRecipe = Callable[..., Recipe]
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "write-a-method.md"
+
+
+def run(recipe: Recipe) -> Any:
+    return selfimprove.run(recipe, Progress(Console(quiet=True)))
+
+
+def steps_of(result: Any) -> list[tuple[str, bool]]:
+    return [(event["label"], event["reused"]) for event in result.events if event["event"] == "step"]
+
+
+def entry_points(folder: Path, name: str, lines: str) -> None:
+    """An installed distribution, as its metadata lies on the import path."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(lines)
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """What is installed is looked for anew, before and after."""
+    registry._installed.cache_clear()
+    yield
+    registry._installed.cache_clear()
+    for key in [key for key in registry.FOUND if key[1] not in registry.OURS[key[0]]]:
+        del registry.FOUND[key]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: None) -> Path:
+    site = tmp_path / "site"
+    points = "[selfimprove.methods]\nshortest = strangers_module:shortest\n"
+    entry_points(site, "strangers", points + "[selfimprove.steps]\ncount_words = strangers_module:COUNT_WORDS\n")
+    shutil.copy(HERE / "third_party" / "mine.py", site / "strangers_module.py")
+    monkeypatch.syspath_prepend(str(site))
+    return site
+
+
+def values(recipe: Recipe, method: str, **more: Any) -> Recipe:
+    """A tiny recipe of the given one's data for another method."""
+    own = yaml.safe_load(recipe.as_yaml())
+    del own[recipe.section], own["judge"]
+    return make_recipe({**own, "method": method, **more}, folder=Path(recipe.folder))
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_method_and_its_step_are_used_by_name(tiny_recipe: MakeRecipe, writing_model: Path) -> None:
+    given = tiny_recipe("cream", rounds=1, model=str(writing_model), sampling={"max_new_tokens": 40})
+    recipe = values(given, "shortest", shortest={"words": 5})
+    assert recipe.options.words == 5 and step_versions()["count_words"] == 1
+    result = run(recipe)
+    (figures,) = [event for event in result.events if event["event"] == "figures"]
+    assert figures["figures"]["wanted"] == 5 and figures["figures"]["words"] > 0
+    assert "What else did the method report?" in (Path(recipe.output) / "report.html").read_text()
+    assert all(reused for label, reused in steps_of(run(recipe))[len(steps_of(result)) :] if "count" in label)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_strangers_section_is_as_strict_as_ours(tiny_recipe: MakeRecipe) -> None:
+    with pytest.raises(InputError, match=r"unknown key `shortest\.word`; did you mean `words`"):
+        values(tiny_recipe(), "shortest", shortest={"word": 5})
+    with pytest.raises(InputError, match=r"section `score` does nothing with method 'shortest'"):
+        values(tiny_recipe(), "shortest", score={})
+    with pytest.raises(InputError, match=r"`sampling\.n` is 1, and method 'shortest' compares"):
+        values(tiny_recipe(), "shortest", sampling={"n": 1})
+
+
+def test_two_methods_of_one_name_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: None) -> None:
+    entry_points(tmp_path / "site", "clashes", "[selfimprove.methods]\ncream = nowhere:cream\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(InputError, match="two methods go by the name 'cream'"):
+        registry.find("method", "dpo2")
+
+
+def test_a_package_that_cannot_be_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: None, tiny_recipe: MakeRecipe
+) -> None:
+    entry_points(tmp_path / "site", "broken", "[selfimprove.methods]\nbroken = no_such_module:broken\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(
+        InputError, match="'broken' of an installed package: 'no_such_module:broken' cannot be imported"
+    ):
+        values(tiny_recipe(), "broken")
+
+
+def example_of_the_page() -> str:
+    """The method that docs/write-a-method.md shows."""
+    (code,) = re.findall(r"```python\n(# my_method\.py\n.*?)```", PAGE.read_text(), re.S)
+    return str(code)
+
+
+def test_the_pages_file_runs_with_resume_gates_evaluation_and_report(
+    tiny_recipe: MakeRecipe, tiny_data: Path, writing_model: Path
+) -> None:
+    code = example_of_the_page()
+    assert len([line for line in code.splitlines()[1:] if line.strip()]) <= 20
+    (tiny_data / "my_method.py").write_text(code)
+    given = tiny_recipe("cream", model=str(writing_model), sampling={"max_new_tokens": 40})
+    recipe = values(given, "my_method.py:best_of_n", evaluate=["suite.yaml"])
+    first = run(recipe)
+    kinds = {event["event"] for event in first.events}
+    assert {"step", "gate", "evaluation", "training", "done"} <= kinds
+    assert first.policy.name == "M2" and (Path(recipe.output) / "report.html").is_file()
+    again = run(recipe)
+    assert all(reused for _, reused in steps_of(again)[len(steps_of(first)) :])
+    assert again.policy.digest == first.policy.digest
+
+
+def test_the_pages_file_goes_through_check_which_takes_no_other_methods_cost(
+    tiny_recipe: MakeRecipe, tiny_data: Path
+) -> None:
+    from selfimprove.cli.check import check_recipe
+
+    (tiny_data / "my_method.py").write_text(example_of_the_page())
+    console = Console(record=True, width=200, quiet=False, file=(tiny_data / "out.txt").open("w"))
+    check_recipe(values(tiny_recipe("cream"), "my_method.py:best_of_n"), console)
+    said = console.export_text()
+    assert "my_method.py:best_of_n" in said and "does not say what it takes" in said and "DPO" not in said
+
+
+def test_a_function_without_the_decorator_is_explained(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+    (tiny_data / "plain.py").write_text("def mine(loop):\n    return loop.base_policy\n")
+    with pytest.raises(InputError, match=r"'plain\.py:mine' is no method: put `@selfimprove\.method"):
+        values(tiny_recipe(), "plain.py:mine")
+    with pytest.raises(InputError, match=r"no file 'none\.py'"):
+        values(tiny_recipe(), "none.py:mine")
+    (tiny_data / "broken.py").write_text("1/0\n")
+    with pytest.raises(InputError, match=r"broken\.py, line 1\): ZeroDivisionError"):
+        values(tiny_recipe(), "broken.py:mine")
+
+
+def test_a_strangers_judge_ranks_and_rewards(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+    shutil.copy(HERE / "third_party" / "mine.py", tiny_data / "mine.py")
+    judge = {"kind": "function", "function": "mine.py:vowels"}
+    result = run(tiny_recipe("iterative_dpo", rounds=1, evaluate=[], iterative_dpo={"judge": judge}))
+    assert result.policy.name == "M2"
+
+
+def test_the_public_names_can_be_imported_and_are_documented() -> None:
+    for name in selfimprove.__all__:
+        assert getattr(selfimprove, name), name
+    assert (Path(selfimprove.__file__).parent / "py.typed").is_file()
+    said = PAGE.read_text()
+    for name in ("Needs", "Options", "Loop", "loop.judge", "loop.report", "loop.dpo", "StepKind", "entry-points"):
+        assert name in said, name
+
+
+def test_reading_a_recipe_does_not_import_torch() -> None:
+    code = "import sys, selfimprove; selfimprove.load_recipe('cream'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_recipe_may_be_a_dictionary(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "seed.jsonl", [{"prompt": "a", "response": "b"}])
+    given = {"method": "sft", "output": str(tmp_path / "run"), "data": {"seed": str(tmp_path / "seed.jsonl")}}
+    assert selfimprove.load_recipe(given, ["seed=3"]).seed == 3 and "seed" not in given
