@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
 from selfimprove.sampling.backends import choose_backend
 from selfimprove.steps.floor import step_floor
+from selfimprove.steps.kind import step_kind
 from selfimprove.steps.run import StepRequest, run_step
 
 
@@ -44,6 +46,7 @@ class Inference:
         self.recipe, self.events, self.progress = recipe, events, progress
         self.made: list[Policy] = []
         self._round = 0
+        self._purpose = ""
         self.why_kept = "the last policy"
         self.last_step = ""  # the folder of the step that was made or found last
         self.store = store
@@ -80,6 +83,15 @@ class Inference:
                 )
             self.note(f"gate {verdict.gate} (not enforced): {verdict.message}")
 
+    @contextmanager
+    def working_on(self, purpose: str) -> Iterator[None]:
+        """What is sampled within is for this: `evaluation`, `judging`. It stands in the events of the steps."""
+        before, self._purpose = self._purpose, purpose
+        try:
+            yield
+        finally:
+            self._purpose = before
+
     def step(self, request: StepRequest) -> Artefact:
         """The artefact of a step: found, or made now. Emits the step's event."""
         artefact, reused = run_step(self.store, request, self.progress)
@@ -87,12 +99,16 @@ class Inference:
             self.progress.step_reused(request.label)
         self._report_engine()
         self.last_step = str(artefact.folder)
-        figures = artefact.figures
+        figures, kind = artefact.figures, step_kind(request.step)
         self.events.emit(
             "step",
             f"{request.label}|{artefact.manifest['key'][:16]}",
             step=request.step,
             label=request.label,
+            purpose=(self._purpose if request.step == "sample" else "")
+            or step_kind(request.step).purpose
+            or request.step,
+            policy=next((policy.name for policy in request.policies.values()), None),
             round=self._round,
             seconds=figures["seconds"],
             tokens=figures["tokens"],
@@ -212,15 +228,16 @@ class Inference:
         rendered = self.rendered_for(policy, questions, new_tokens, label)
         if not rendered:
             return {}
-        answers = self.draw(
-            policy,
-            rendered,
-            f"{label} ({policy.name})",
-            n=1,
-            temperature=0.0,
-            top_p=1.0,
-            max_new_tokens=new_tokens,
-        )
+        with self.working_on("judging"):
+            answers = self.draw(
+                policy,
+                rendered,
+                f"{label} ({policy.name})",
+                n=1,
+                temperature=0.0,
+                top_p=1.0,
+                max_new_tokens=new_tokens,
+            )
         read = {prompt.id: len(prompt.prompt_ids) for prompt in rendered}
         return {
             one.prompt_id: Written(one.text, read[one.prompt_id], len(one.ids), one.finish == "length")

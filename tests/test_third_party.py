@@ -78,6 +78,9 @@ def test_an_installed_method_and_its_step_are_used_by_name(tiny_recipe: MakeReci
     result = run(recipe)
     (figures,) = [event for event in result.events if event["event"] == "figures"]
     assert figures["figures"]["wanted"] == 5 and figures["figures"]["words"] > 0
+    said = {event["label"]: (event["purpose"], event["policy"]) for event in result.events if event["event"] == "step"}
+    assert said["sample M0"] == ("sampling", "M0") and said["count words"] == ("count_words", None)
+    assert {purpose for label, (purpose, _) in said.items() if "tiny" in label} == {"evaluation"}
     assert "What else did the method report?" in (Path(recipe.output) / "report.html").read_text()
     assert all(reused for label, reused in steps_of(run(recipe))[len(steps_of(result)) :] if "count" in label)
 

@@ -119,9 +119,9 @@ def _rewards(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -
     journal.unlink(missing_ok=True)
 
 
-REWARD_MODEL = StepKind(1, _reward_model, "texts", 64, "responses")
-FUNCTION = StepKind(1, _function, "texts", 8, "responses")
-ASK_SERVER = StepKind(1, _ask_server, "questions", None, "answers")
-VERIFY_MATH = StepKind(2, _verify_math, "rows", 64, "answers")
-VERIFY_CODE = StepKind(2, _verify_code, "rows", 64, "programs")
-REWARDS = StepKind(2, _rewards, "texts", 64, "answers")
+REWARD_MODEL = StepKind(1, _reward_model, "texts", 64, "responses", "reward model")
+FUNCTION = StepKind(1, _function, "texts", 8, "responses", "judge function")
+ASK_SERVER = StepKind(1, _ask_server, "questions", None, "answers", "judging")
+VERIFY_MATH = StepKind(2, _verify_math, "rows", 64, "answers", "checking")
+VERIFY_CODE = StepKind(2, _verify_code, "rows", 64, "programs", "running programs")
+REWARDS = StepKind(2, _rewards, "texts", 64, "answers", "checking")

@@ -228,8 +228,10 @@ STAGES = {
 
 
 def stage_of(step: Event) -> str:
-    """What a step was for, in words. Sampling has three uses, which its label tells apart; a suite that is scored and
-    not sampled counts as scoring."""
+    """What a step was for, in words; events from before it stood there have it in the step's name and label. A suite
+    that is scored and not sampled counts as scoring."""
+    if purpose := text(step.get("purpose")):
+        return purpose
     kind, name = text(step.get("step")), text(step.get("label"))
     if kind == "sample" and name and not name.startswith(("sample ", "second attempts ")):
         return "judging" if name.endswith(")") else "evaluation"

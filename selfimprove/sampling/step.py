@@ -44,4 +44,4 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
     (folder / "journal.jsonl").unlink(missing_ok=True)  # a server's answers, until their shard is whole
 
 
-SAMPLE = StepKind(1, _sample, "prompts", 64, "responses")
+SAMPLE = StepKind(1, _sample, "prompts", 64, "responses", "sampling")

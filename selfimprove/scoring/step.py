@@ -48,4 +48,4 @@ def _log_probs(folder: Path, task: dict[str, Any], shard: int, advance: Advance)
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)
 
 
-LOG_PROBS = StepKind(1, _log_probs, "responses", 64, "responses")
+LOG_PROBS = StepKind(1, _log_probs, "responses", 64, "responses", "scoring")

@@ -17,7 +17,8 @@ class StepKind:
     """What a step does, from its folder alone: `work(folder, task, shard, advance)`.
 
     `version` goes up when its result can change; `input_name` is the input that is cut into equal shards of at most
-    `shard_groups` prompts (None: one piece); `unit`: of what progress is told.
+    `shard_groups` prompts (None: one piece); `unit`: of what progress is told; `purpose`: what the report calls its
+    time, by default its name.
     """
 
     version: int
@@ -25,6 +26,7 @@ class StepKind:
     input_name: str
     shard_groups: int | None
     unit: str
+    purpose: str = ""
 
 
 def step_kind(name: str) -> StepKind:

@@ -131,7 +131,8 @@ class Evaluator:
 
     def _one(self, loaded: Loaded, policy: Policy, round: int) -> dict[str, Any]:
         suite = loaded.suite
-        outcome = self._outcome(loaded, policy)
+        with self.loop.working_on("evaluation"):
+            outcome = self._outcome(loaded, policy)
         value, low, high = outcome.interval()
         earlier, initial = self.outcomes[suite.name], self.before_rounds[suite.name]
         figures: dict[str, Any] = {

@@ -22,5 +22,5 @@ def _dpo(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> No
         train_preference(folder, task, advance)
 
 
-SFT = StepKind(1, _sft, "examples", None, "steps")
-DPO = StepKind(1, _dpo, "pairs", None, "steps")
+SFT = StepKind(1, _sft, "examples", None, "steps", "SFT")
+DPO = StepKind(1, _dpo, "pairs", None, "steps", "DPO")

@@ -17,4 +17,4 @@ def _score(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> 
     clear_leftovers(folder)
 
 
-SCORE = StepKind(2, _score, "prompts", None, "steps")
+SCORE = StepKind(2, _score, "prompts", None, "steps", "SCoRe")

@@ -35,5 +35,5 @@ def _judge(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -> 
         train_judge(folder, task, advance)
 
 
-SIMILARITY = StepKind(2, _similarity, "pairs", 2048, "pairs")
-JUDGE = StepKind(1, _judge, "examples", None, "steps")
+SIMILARITY = StepKind(2, _similarity, "pairs", 2048, "pairs", "similarity")
+JUDGE = StepKind(1, _judge, "examples", None, "steps", "training of the judge")
