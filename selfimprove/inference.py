@@ -105,9 +105,7 @@ class Inference:
             f"{request.label}|{artefact.manifest['key'][:16]}",
             step=request.step,
             label=request.label,
-            purpose=(self._purpose if request.step == "sample" else "")
-            or step_kind(request.step).purpose
-            or request.step,
+            purpose=(self._purpose if request.step == "sample" else "") or kind.purpose or request.step,
             policy=next((policy.name for policy in request.policies.values()), None),
             round=self._round,
             seconds=figures["seconds"],
