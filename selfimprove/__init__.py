@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from selfimprove.runs.execute import Result, run
     from selfimprove.steps.cost import Cost, Preview
     from selfimprove.steps.kind import StepKind
+    from selfimprove.suites.kind import suite_kind
+    from selfimprove.suites.outcome import Outcome
+    from selfimprove.suites.suite_kinds import SuiteOptions
 
     __version__: str
 
@@ -31,6 +34,9 @@ _WHERE = {
     "recipe.judges": ("JudgeOptions", "Reward"),
     "steps.cost": ("Cost", "Preview"),
     "steps.kind": ("StepKind",),
+    "suites.kind": ("suite_kind",),
+    "suites.outcome": ("Outcome",),
+    "suites.suite_kinds": ("SuiteOptions",),
 }
 __all__ = [
     "Cost",
@@ -39,6 +45,7 @@ __all__ = [
     "Loop",
     "Needs",
     "Options",
+    "Outcome",
     "Policy",
     "Preview",
     "Recipe",
@@ -46,11 +53,13 @@ __all__ = [
     "Reward",
     "Round",
     "StepKind",
+    "SuiteOptions",
     "Trained",
     "__version__",
     "load_recipe",
     "method",
     "run",
+    "suite_kind",
     "task",
 ]
 

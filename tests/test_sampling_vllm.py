@@ -22,7 +22,6 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from selfimprove import sampling
 from selfimprove.artefacts import Store
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop.loop import Loop
@@ -36,6 +35,7 @@ from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import _with_backend
 from selfimprove.runs.folder import Run
+from selfimprove.sampling import backends as sampling
 from selfimprove.sampling import vllm as backend
 from selfimprove.sampling.backends import choose_backend
 from selfimprove.sampling.sampler import Decoding, Request, Sampled
@@ -346,7 +346,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from selfimprove.policy import resolve_policy
-from selfimprove.sampling import Decoding, Request
+from selfimprove.sampling.sampler import Decoding, Request
 from selfimprove.sampling.vllm import ENGINE, VllmSampler
 
 sampler = VllmSampler("float32", "cpu", max_model_len=512, log=Path(sys.argv[2]))
@@ -442,9 +442,7 @@ def test_real_model_samples_trains_swaps_and_is_killed_and_goes_on(tmp_path: Pat
 
 
 def test_no_engine_is_looked_for_where_none_was_used() -> None:
-    code = (
-        "import sys; from selfimprove.sampling import close_engine; close_engine(); print('vllm' in str(sys.modules))"
-    )
+    code = "import sys; from selfimprove.sampling.backends import close_engine; close_engine(); print('vllm' in str(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert sampling.__doc__

@@ -57,7 +57,12 @@ def forget() -> Iterator[None]:
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: None) -> Path:
     site = tmp_path / "site"
     points = "[selfimprove.methods]\nshortest = strangers_module:shortest\n"
-    entry_points(site, "strangers", points + "[selfimprove.steps]\ncount_words = strangers_module:COUNT_WORDS\n")
+    entry_points(
+        site,
+        "strangers",
+        points + "[selfimprove.steps]\ncount_words = strangers_module:COUNT_WORDS\n"
+        "[selfimprove.suites]\nvowel_share = strangers_module:vowel_share\n",
+    )
     shutil.copy(HERE / "third_party" / "mine.py", site / "strangers_module.py")
     monkeypatch.syspath_prepend(str(site))
     return site
@@ -164,6 +169,20 @@ def test_a_strangers_judge_ranks_and_rewards(tiny_recipe: MakeRecipe, tiny_data:
     judge = {"kind": "function", "function": "mine.py:vowels"}
     result = run(tiny_recipe("iterative_dpo", rounds=1, evaluate=[], iterative_dpo={"judge": judge}))
     assert result.policy.name == "M2"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("kind", ["vowel_share", "mine.py:vowel_share"])
+def test_a_strangers_kind_of_suites_measures(tiny_recipe: MakeRecipe, tiny_data: Path, kind: str) -> None:
+    shutil.copy(HERE / "third_party" / "mine.py", tiny_data / "mine.py")
+    (tiny_data / "vowels.yaml").write_text(f"name: vowels\nkind: {kind}\ndata: items.jsonl\n")
+    recipe = tiny_recipe("cream", evaluate=["vowels.yaml"])
+    (event,) = [one for one in run(values(recipe, "evaluate")).events if one["event"] == "evaluation"]
+    assert event["suite"] == "vowels" and event["metric"] == "answers with a vowel" and event["n"] == 6
+    assert 0 <= event["low"] <= event["value"] <= event["high"] <= 1
+    with pytest.raises(InputError, match="unknown key `max_tokens`; did you mean `max_new_tokens`"):
+        (tiny_data / "vowels.yaml").write_text(f"name: v\nkind: {kind}\ndata: items.jsonl\nmax_tokens: 3\n")
+        run(values(recipe, "evaluate"))
 
 
 def test_the_public_names_can_be_imported_and_are_documented() -> None:

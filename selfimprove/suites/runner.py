@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.artefacts import digest_of
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
-from selfimprove.judging.asking import Judge, find_judge
 from selfimprove.models.policy import Policy
-from selfimprove.suites.answers import answer_outcome
-from selfimprove.suites.checked import checked_by, checked_outcome
-from selfimprove.suites.dialogues import Opponent, find_opponent
-from selfimprove.suites.graded import Asks, correlation_change, find_asks, measure_judge
-from selfimprove.suites.judge_questions import variant_of
-from selfimprove.suites.longen import demands_of, measure_lengths
+from selfimprove.suites.graded import correlation_change
+from selfimprove.suites.kind import Found
 from selfimprove.suites.outcome import Outcome, paired_change
-from selfimprove.suites.preference import compare, length_controlled_change
-from selfimprove.suites.rating import rate
-from selfimprove.suites.self_correction import correct
+from selfimprove.suites.preference import length_controlled_change
 from selfimprove.suites.suites import (
-    CheckedSuite,
-    Code,
-    GradedSuite,
     JudgeSuite,
-    LengthSuite,
     Loaded,
-    PreferenceSuite,
-    RatingSuite,
-    SelfCorrection,
-    Suite,
     graded,
+    kind_of,
     load_suite,
 )
 
@@ -66,40 +51,11 @@ class Evaluator:
                 f"evaluate: the suite {judging[0].suite.name!r} measures a judge, not a policy: `selfimprove eval "
                 f"judge --data {judging[0].suite.name} --judge J`"
             )
-        self.judges: dict[str, Judge] = {}
-        self.opponents: dict[str, Opponent] = {}
-        self.asks: dict[str, Asks] = {}
-        self.checkers: dict[str, str] = {}
-        for loaded in self.suites:
-            suite = loaded.suite
-            if isinstance(suite, LengthSuite):
-                demands_of(loaded)
-            if isinstance(suite, PreferenceSuite | RatingSuite) or (isinstance(suite, LengthSuite) and suite.judge):
-                judge = self.judges[suite.name] = find_judge(loop, suite.judge, suite.rubric)
-                if not isinstance(suite, PreferenceSuite) and judge.rubric.options.of != "one":
-                    raise InputError(
-                        f"{suite.name}: the rubric {judge.rubric.name} compares two outputs, and a {suite.kind} suite "
-                        "needs one that rates one response"
-                    )
-                for item in loaded.items:
-                    for turn in range(1 + len(item.later_turns)):
-                        variant_of(judge.rubric, item, turn)  # a prompt for every turn
-            if isinstance(suite, PreferenceSuite):
-                self.opponents[suite.name] = find_opponent(loop, loaded)
-            if isinstance(suite, CheckedSuite):
-                self.checkers[suite.name] = checked_by(loop, loaded)
-            if isinstance(suite, GradedSuite):
-                self.asks[suite.name] = find_asks(loop, loaded)
-            checker = suite.checker if isinstance(suite, SelfCorrection | GradedSuite) else suite.kind
-            if checker == "math" and find_spec("math_verify") is None:
-                raise InputError(
-                    f"{suite.name}: answers are checked by math-verify: pip install 'math-verify[antlr4_13_2]'"
-                )
-            if checker == "code":
-                from selfimprove.judging.checkers.sandbox import sandbox_problem
-
-                if problem := sandbox_problem():
-                    raise InputError(f"{suite.name}: programs cannot be run safely here: {problem}")
+        self.kinds = {loaded.suite.name: kind_of(loaded) for loaded in self.suites}
+        self.found = {
+            loaded.suite.name: kind.prepare(loop, loaded) if kind.prepare else Found()
+            for loaded, kind in zip(self.suites, self.kinds.values(), strict=True)
+        }
         self.outcomes: dict[str, list[Outcome]] = {name: [] for name in found}
         self.before_rounds: dict[str, list[Outcome]] = {name: [] for name in found}
 
@@ -115,13 +71,9 @@ class Evaluator:
                 [
                     loaded.suite.model_dump(mode="json", exclude={"description", "judge"}),
                     [asdict(item) for item in loaded.items],
-                    self.judges[name].digest if name in self.judges else None,
-                    self.opponents[name].digest if name in self.opponents else None,
-                    *([self.asks[name].digest] if name in self.asks else []),
-                    *([self.checkers[name]] if name in self.checkers else []),
+                    *self.found[loaded.suite.name].digests,
                 ]
                 for loaded in self.suites
-                for name in [loaded.suite.name]
             ]
         )
 
@@ -132,7 +84,7 @@ class Evaluator:
     def _one(self, loaded: Loaded, policy: Policy, round: int) -> dict[str, Any]:
         suite = loaded.suite
         with self.loop.working_on("evaluation"):
-            outcome = self._outcome(loaded, policy)
+            outcome = self.kinds[suite.name].measure(self.loop, loaded, policy, self.found[suite.name].value)
         value, low, high = outcome.interval()
         earlier, initial = self.outcomes[suite.name], self.before_rounds[suite.name]
         figures: dict[str, Any] = {
@@ -140,7 +92,7 @@ class Evaluator:
             "policy": policy.name,
             "policy_digest": policy.digest,
             "suite": suite.name,
-            "metric": metric_of(suite),
+            "metric": self.kinds[suite.name].metric_of(suite),
             "value": value,
             "low": low,
             "high": high,
@@ -163,22 +115,6 @@ class Evaluator:
             initial.append(outcome)
         self.loop.events.emit("evaluation", f"{suite.name}|{policy.name}|{policy.digest[:16]}|{round}", **figures)
         return figures
-
-    def _outcome(self, loaded: Loaded, policy: Policy) -> Outcome:
-        suite = loaded.suite
-        if isinstance(suite, PreferenceSuite):
-            return compare(self.loop, loaded, policy, self.judges[suite.name], self.opponents[suite.name])
-        if isinstance(suite, RatingSuite):
-            return rate(self.loop, loaded, policy, self.judges[suite.name])
-        if isinstance(suite, LengthSuite):
-            return measure_lengths(self.loop, loaded, policy, self.judges.get(suite.name))
-        if isinstance(suite, SelfCorrection):
-            return correct(self.loop, loaded, policy)
-        if isinstance(suite, CheckedSuite):
-            return checked_outcome(self.loop, loaded, policy)
-        if isinstance(suite, GradedSuite):
-            return measure_judge(self.loop, loaded, policy, self.asks[suite.name])
-        return answer_outcome(self.loop, loaded, policy)
 
     def best(self) -> Policy | None:
         """The policy with the highest mean on the development suite, the earlier one where two are equal."""
@@ -209,14 +145,6 @@ def load_chosen(recipe: Recipe, choice: SuiteChoice | str) -> Loaded:
         return loaded
     most = recipe.evaluate_limit
     return replace(loaded, items=loaded.items[:most], pairs=loaded.pairs[:most])
-
-
-def metric_of(suite: Suite) -> str:
-    """What the suite's value is: a share, but for ratings, length scores and the gold of what a judge picks."""
-    if isinstance(suite, Code):
-        return f"pass@{suite.k}"
-    names = {"preference": "win rate", "rating": "rating", "graded": "best of N", "length": "length score"}
-    return names.get(suite.kind, "accuracy")
 
 
 def _said(item: Prompt) -> list[str]:

@@ -15,18 +15,19 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Suite(BaseModel):
+class SuiteOptions(BaseModel):
     """What every suite has: where its items come from, and how many of them count (`limit`: the first)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    kind: str
     name: str
     data: Source
     description: str = ""
     limit: Positive | None = None
 
 
-class _Generated(_Suite):
+class Generated(SuiteOptions):
     """How answers are drawn. `temperatures` replaces the temperature for the items of a group."""
 
     max_new_tokens: Positive = 256
@@ -35,14 +36,14 @@ class _Generated(_Suite):
     temperatures: dict[str, Annotated[float, Field(ge=0)]] = {}
 
 
-class ExactMatch(_Generated):
+class ExactMatch(Generated):
     """An answer is right if it equals the reference after the normalisation of both."""
 
     kind: Literal["exact_match"]
     normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
 
 
-class MultipleChoice(_Generated):
+class MultipleChoice(Generated):
     """`by: likelihood`: the choice whose text has the highest log-likelihood is the answer (`score`: summed, lm-eval's
     `acc`; over its characters, lm-eval's `acc_norm`; or over its tokens).
     `by: generation`: the choices are shown with numbers, and the answer is read from what is written."""
@@ -52,7 +53,7 @@ class MultipleChoice(_Generated):
     score: Literal["summed", "per_token", "per_character"] = "per_token"
 
 
-class _Checked(_Generated):
+class _Checked(Generated):
     """A checker reads the answers. A larger share that it cannot check than `max_missing` ends the evaluation."""
 
     max_missing: Share = 0.1
@@ -141,7 +142,7 @@ class SelfCorrection(_Checked):
         return self
 
 
-class Judged(_Generated):
+class Judged(Generated):
     """A judge reads the answers. A larger share of missing verdicts than `max_missing` ends the evaluation."""
 
     judge: Reader | None = None
@@ -213,7 +214,7 @@ class GradedSuite(_Checked):
         return self
 
 
-class JudgeSuite(_Suite):
+class JudgeSuite(SuiteOptions):
     """Pairs of answers with a known better one, to measure a judge with: `selfimprove eval judge`."""
 
     kind: Literal["judge"]

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from selfimprove.data.labelled import LabelledPair, load_labelled_pairs
 from selfimprove.data.scored import Scored, load_scored
@@ -23,7 +23,9 @@ from selfimprove.judging.checkers.exact import exact_match, normalized
 from selfimprove.recipe.judges import Reader
 from selfimprove.recipe.sections import ServerOptions
 from selfimprove.recipe.strict_yaml import load_yaml
+from selfimprove.registry import find, names
 from selfimprove.shipped import shipped_suites, suites_folder
+from selfimprove.suites.kind import SuiteKind
 from selfimprove.suites.suite_kinds import (
     CheckedSuite,
     Code,
@@ -60,11 +62,6 @@ __all__ = [
     "normalized",
 ]
 
-_KINDS: dict[str, type[BaseModel]] = {
-    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(Suite)
-}
-_ADAPTER: TypeAdapter[Suite] = TypeAdapter(Annotated[Suite, Field(discriminator="kind")])
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -77,6 +74,20 @@ class Loaded:
     items: list[Prompt]
     pairs: list[LabelledPair]
     scored: list[Scored] = field(default_factory=list)
+
+
+def kind_of(loaded: Loaded) -> SuiteKind:
+    """The suite's kind."""
+    return _kind(loaded.suite.kind, loaded.path)
+
+
+def _kind(name: str, path: Path) -> SuiteKind:
+    found = find("suite", name, [path.parent, Path.cwd()], f"{path}: not a suite: key `kind`")
+    if not isinstance(found, SuiteKind):
+        raise InputError(
+            f"{path}: key `kind`: {name!r} is no kind of suites: put `@selfimprove.suite_kind(...)` above it"
+        )
+    return found
 
 
 def load_suite(name: str, search: Sequence[Path] = (), change: Mapping[str, Any] | None = None) -> Loaded:
@@ -145,12 +156,12 @@ def _parsed(path: Path, change: dict[str, Any]) -> Suite:
 
 def _checked(path: Path, values: dict[str, Any], change: dict[str, Any]) -> Suite:
     """The suite of these keys, some of which `change` had; `path` is for messages."""
-    if not isinstance(kind := values.get("kind"), str) or kind not in _KINDS:
-        close = difflib.get_close_matches(str(kind), _KINDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"{path}: not a suite: key `kind` must be one of {', '.join(_KINDS)}; found {kind!r}{hint}")
+    if not isinstance(kind := values.get("kind"), str):
+        known = ", ".join(names("suite"))
+        raise InputError(f"{path}: not a suite: key `kind` must be one of {known}; found {kind!r}")
+    options = _kind(kind, path).options
     try:
-        return _ADAPTER.validate_python(values)
+        return cast(Suite, options.model_validate(values))
     except ValidationError as error:
         raise InputError("\n".join(_explained(path, one, values, change) for one in error.errors())) from None
 
@@ -158,12 +169,11 @@ def _checked(path: Path, values: dict[str, Any], change: dict[str, Any]) -> Suit
 def _explained(path: Path, error: Any, values: dict[str, Any], change: dict[str, Any]) -> str:
     """One validation error in words, with the nearest known key."""
     place = [str(part) for part in error["loc"]]
-    place = place[1:] if place and place[0] in _KINDS else place  # the kind is the first part of every place
     where = f"{path} (as changed by evaluate or the command line)" if place and place[0] in change else str(path)
     key = ".".join(place) or "kind"
     if error["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {"data": DataSource, "judge": Reader, "judge.server": ServerOptions}
-        model = parts.get(".".join(place[:-1]), _KINDS[values["kind"]])
+        model = parts.get(".".join(place[:-1]), _kind(values["kind"], path).options)
         known = [name for name in model.model_fields if name != "kind"]
         close = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
         of = f"here ({'.'.join(place[:-1])})" if place[:-1] else f"for kind {values['kind']}"
@@ -185,7 +195,7 @@ def _check_items(suite: Suite, path: Path, items: Sequence[Prompt]) -> None:
             raise InputError(f"{path}: item {item.id!r} has no answer to show as the reference (`reference: true`)")
         if isinstance(suite, CheckedSuite):
             _check_row(suite, f"{path}: item {item.id!r}", item)
-        needs_none = isinstance(suite, Judged | CheckedSuite) or _brings_scores(suite)
+        needs_none = not _kind(suite.kind, path).answers or _brings_scores(suite)
         if item.answer is None and tests is None and not needs_none:
             raise InputError(f"{path}: item {item.id!r} has no answer")
         if isinstance(suite, MultipleChoice) and item.right_choice is None:

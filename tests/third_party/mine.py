@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfimprove import Loop, Needs, Options, Policy, StepKind, method
+from selfimprove import Loop, Needs, Options, Outcome, Policy, StepKind, SuiteOptions, method, suite_kind
 
 
 class ShortOptions(Options):
@@ -52,3 +52,28 @@ COUNT_WORDS = StepKind(1, _count, "texts", None, "texts")
 def vowels(prompt: str, response: str, answer: str | None) -> float:
     """A judge, and a reward."""
     return float(sum(letter in "aeiou" for letter in response) + 1)
+
+
+class VowelOptions(SuiteOptions):
+    """Keys of a suite of the kind `vowel_share`."""
+
+    max_new_tokens: int = 4
+
+
+@suite_kind(VowelOptions, metric="answers with a vowel", answers=False)
+def vowel_share(loop: Any, loaded: Any, policy: Policy, found: Any) -> Outcome:
+    """Shares of greedy answers that have a vowel."""
+    questions = {item.id: item.messages for item in loaded.items}
+    prompts = loop.rendered_for(policy, questions, loaded.suite.max_new_tokens, loaded.suite.name)
+    drawn = loop.draw(
+        policy,
+        prompts,
+        f"{loaded.suite.name} ({policy.name})",
+        n=1,
+        temperature=0.0,
+        top_p=1.0,
+        max_new_tokens=loaded.suite.max_new_tokens,
+    )
+    texts = {one.prompt_id: one.text for one in drawn.all()}
+    right = [float(any(letter in "aeiou" for letter in texts[item.id])) for item in loaded.items]
+    return Outcome(policy, right)

@@ -71,7 +71,8 @@ class _Worker:
     """One checking process, asked one thing at a time."""
 
     def __init__(self) -> None:
-        code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from selfimprove.judging import math_answers; "
+        code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+        code += "from selfimprove.judging.checkers import math_answers; "
         libraries = os.environ.get("LD_LIBRARY_PATH")
         self.process = subprocess.Popen(
             [sys.executable, "-c", code + "math_answers._serve()", json.dumps(sys.path)],
