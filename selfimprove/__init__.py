@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from selfimprove.recipe.contract import Needs, Options, method, task
     from selfimprove.recipe.judges import JudgeOptions, Reward
     from selfimprove.recipe.recipe import Recipe, load_recipe
-    from selfimprove.runs.execute import Result, run
+    from selfimprove.runs.execute import run
+    from selfimprove.runs.results import Result
     from selfimprove.steps.cost import Cost, Preview
     from selfimprove.steps.kind import StepKind
     from selfimprove.suites.kind import suite_kind
@@ -26,7 +27,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _WHERE = {
     "recipe.recipe": ("Recipe", "load_recipe"),
-    "runs.execute": ("Result", "run"),
+    "runs.execute": ("run",),
+    "runs.results": ("Result",),
     "models.policy": ("Policy",),
     "loop.loop": ("Judged", "Loop", "Trained"),
     "loop.record": ("Round",),

@@ -16,7 +16,8 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.outcome import before_after, never_accepted, outcome_sentences
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.suites import load_suite
 
 MakeRecipe = Callable[..., Recipe]

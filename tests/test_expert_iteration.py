@@ -26,7 +26,8 @@ from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import EventLog
 from selfimprove.report.outcome import ORACLE, outcome_sentences
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.outcome import Outcome
 
 MakeRecipe = Callable[..., Recipe]

@@ -24,7 +24,8 @@ from selfimprove.report.evaluation_json import as_json
 from selfimprove.report.evaluation_tables import evaluation_views
 from selfimprove.report.page import write_report
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.suites import GradedSuite, load_suite
 
 STEPS = ("lower", "strip", "final_period")

@@ -23,7 +23,8 @@ from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.recipe.recipe import Recipe, make_recipe
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.judge_quality import human_agreement, quality
 from selfimprove.suites.matches import Match
 

@@ -30,7 +30,8 @@ from selfimprove.recipe.recipe import Recipe, make_recipe
 from selfimprove.report.evaluation_json import as_json
 from selfimprove.report.evaluation_tables import evaluation_views
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.shipped import shipped_recipes
 from selfimprove.statistics import share_interval
 from selfimprove.suites.longen import demands_of, score_responses

@@ -35,7 +35,8 @@ from selfimprove.recipe.judges import JudgeOptions
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.outcome import Outcome
 from selfimprove.training.stages import made_policy
 

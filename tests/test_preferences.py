@@ -31,7 +31,8 @@ from selfimprove.judging.pairwise import is_switched
 from selfimprove.judging.rubric import load_rubric
 from selfimprove.recipe.recipe import Recipe, make_recipe
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.alpaca import shipped_gamed
 from selfimprove.suites.dialogues import Answers
 from selfimprove.suites.length_control import length_controlled_win_rate

@@ -442,7 +442,8 @@ def test_real_model_samples_trains_swaps_and_is_killed_and_goes_on(tmp_path: Pat
 
 
 def test_no_engine_is_looked_for_where_none_was_used() -> None:
-    code = "import sys; from selfimprove.sampling.backends import close_engine; close_engine(); print('vllm' in str(sys.modules))"
+    code = "import sys; from selfimprove.sampling.backends import close_engine; close_engine(); "
+    code += "print('vllm' in str(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert sampling.__doc__

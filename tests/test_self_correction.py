@@ -33,7 +33,8 @@ from selfimprove.report.evaluation_tables import evaluation_views
 from selfimprove.report.events import read_events
 from selfimprove.report.page import write_report
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 from selfimprove.suites.corrections import (
     TRUNCATED,
     Attempt,

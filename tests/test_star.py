@@ -24,7 +24,8 @@ from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import INSTRUCTION
 from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
-from selfimprove.runs.execute import Result, run
+from selfimprove.runs.execute import run
+from selfimprove.runs.results import Result
 
 MakeRecipe = Callable[..., Recipe]
 AGAIN = "Again."

@@ -203,3 +203,18 @@ def test_a_recipe_may_be_a_dictionary(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "seed.jsonl", [{"prompt": "a", "response": "b"}])
     given = {"method": "sft", "output": str(tmp_path / "run"), "data": {"seed": str(tmp_path / "seed.jsonl")}}
     assert selfimprove.load_recipe(given, ["seed=3"]).seed == 3 and "seed" not in given
+
+
+def test_a_run_is_read_as_data_frames(tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe("cream", rounds=1)
+    result = selfimprove.Result.read(run(recipe).folder)
+    metrics = result.metrics()
+    assert list(metrics["policy"]) == ["M0", "M1", "M2"] and set(metrics["suite"]) == {"tiny"}
+    assert (metrics["low"] <= metrics["value"]).all() and (metrics["value"] <= metrics["high"]).all()
+    responses, pairs = result.responses(1), result.pairs(1)
+    assert len(responses) == 24 and set(responses["policy"]) == {"M1"} and (responses["tokens"] > 0).all()
+    assert 0 < len(pairs) <= 8 and set(pairs["prompt_id"]) <= set(responses["prompt_id"])
+    assert result.responses(7).empty and result.pairs(0).empty
+    assert "kept M2" in result._repr_html_() and result.policy_folder is not None
+    with pytest.raises(InputError, match="no run here"):
+        selfimprove.Result.read(recipe.folder)

@@ -39,7 +39,7 @@ from selfimprove.models.resolve import resolve_policy
 from selfimprove.recipe.judges import JudgeOptions, Reader, Reward
 from selfimprove.recipe.recipe import Recipe, load_recipe, make_recipe
 from selfimprove.report.events import EventLog
-from selfimprove.runs.execute import Result
+from selfimprove.runs.results import Result
 from selfimprove.suites.alpaca import measure
 from selfimprove.suites.matches import EACH_BY_ITSELF, order_figures, rated_match
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selfimprove.artefacts import DamagedArtefact, Store, explained_disk, write_json
 from selfimprove.errors import RunFailed, SelfImproveError
@@ -22,32 +20,12 @@ from selfimprove.report.outcome import ORACLE
 from selfimprove.report.page import write_report
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.folder import Run
+from selfimprove.runs.results import Result
 from selfimprove.sampling.backends import choose_backend, close_engine
 from selfimprove.steps.run import environment
 from selfimprove.suites.runner import load_chosen
 from selfimprove.training.accelerate_file import require_here
 from selfimprove.training.trackers import check_trackers, tracking
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run left. `policy_folder` opens with plain Transformers or PEFT."""
-
-    policy: Policy | None  # None where a judge was measured or used
-    folder: Path
-    report: Path
-    events: list[dict[str, Any]]
-
-    @property
-    def kept(self) -> str:
-        """What was kept and why, in a line; empty where nothing was trained."""
-        done: dict[str, Any] = next((one for one in reversed(self.events) if one["event"] == "done"), {})
-        oracle = f"; {ORACLE}" if done.get("oracle") else ""
-        return f"kept {done['policy']}, {done['why']}{oracle}" if done.get("why") else ""
-
-    @property
-    def policy_folder(self) -> Path | None:
-        return Path(self.policy.adapter or self.policy.base) if self.policy else None
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> Result:
