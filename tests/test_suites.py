@@ -35,9 +35,10 @@ from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import run
 from selfimprove.shipped import shipped_suites
 from selfimprove.suites.answers import answer_outcome, named_choice
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.outcome import Outcome
 from selfimprove.suites.rating import rate
-from selfimprove.suites.suites import Loaded, MultipleChoice, _parsed, graded, load_suite
+from selfimprove.suites.suites import MultipleChoice, _parsed, graded, load_suite
 
 needs_sandbox = pytest.mark.skipif(sandbox_problem() is not None, reason=str(sandbox_problem()))
 HUB = [

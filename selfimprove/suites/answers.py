@@ -17,9 +17,10 @@ from selfimprove.models.chat import Message, render_choice
 from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, load_tokenizer
 from selfimprove.suites.dialogues import Decoded, draw_by_group, rendered_items
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import Code, ExactMatch, Loaded, Math, MultipleChoice
+from selfimprove.suites.suites import Code, ExactMatch, Math, MultipleChoice
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

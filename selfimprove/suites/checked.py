@@ -16,9 +16,10 @@ from selfimprove.models.policy import Policy
 from selfimprove.recipe.judges import JudgeOptions
 from selfimprove.statistics import share_interval
 from selfimprove.suites.dialogues import draw_by_group, rendered_items
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import CheckedSuite, Loaded
+from selfimprove.suites.suites import CheckedSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

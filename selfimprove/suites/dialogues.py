@@ -17,7 +17,8 @@ from selfimprove.models.chat import append_turn
 from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, load_tokenizer
 from selfimprove.models.resolve import resolve_policy
-from selfimprove.suites.suites import Loaded, PreferenceSuite
+from selfimprove.suites.kind import Loaded
+from selfimprove.suites.suites import PreferenceSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

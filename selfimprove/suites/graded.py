@@ -27,9 +27,10 @@ from selfimprove.recipe.judges import Reader
 from selfimprove.suites.calibration import calibration
 from selfimprove.suites.dialogues import draw_by_group, rendered_items
 from selfimprove.suites.judge_scores import Graded, less, measure_scores, with_draws
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import GradedSuite, Loaded
+from selfimprove.suites.suites import GradedSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -13,6 +13,7 @@ from selfimprove.judging.asking import Asked, Judge, as_event, ask_judge
 from selfimprove.judging.rubric import Rubric
 from selfimprove.models.chat import Message
 from selfimprove.statistics import share_interval, wilson_interval
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import (
     EACH_BY_ITSELF,
     Match,
@@ -22,7 +23,7 @@ from selfimprove.suites.matches import (
     require_enough,
     with_interval,
 )
-from selfimprove.suites.suites import JudgeSuite, Loaded
+from selfimprove.suites.suites import JudgeSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

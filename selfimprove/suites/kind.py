@@ -1,10 +1,10 @@
 """What a kind of suites is: its keys, and a function that measures a policy.
 
-    class Options(Generated):
-        \"\"\"Shares of answers with a vowel.\"\"\"
-        kind: Literal["vowels"]
+    class Vowels(SuiteOptions):
+        \"\"\"Keys of a suite of the kind `vowels`, beside name, data and limit.\"\"\"
+        max_new_tokens: int = 8
 
-    @suite_kind(options=Options)
+    @suite_kind(Vowels)
     def vowels(loop, loaded, policy, found) -> Outcome: ...
 
 Found by its name as methods are: ours, those of installed packages, and `kind: file.py:vowels` beside the suite.
@@ -13,16 +13,35 @@ Found by its name as methods are: ours, those of installed packages, and `kind: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from selfimprove.suites.suite_kinds import SuiteOptions
+from selfimprove.data.labelled import LabelledPair
+from selfimprove.data.scored import Scored
+from selfimprove.data.sources import Prompt
+from selfimprove.suites.suite_kinds import (
+    Suite,
+    SuiteOptions,
+)
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
     from selfimprove.models.policy import Policy
     from selfimprove.suites.outcome import Outcome
-    from selfimprove.suites.suites import Loaded
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A suite and its items: `every` one for the leak gate, and those within its limit, which are asked. `scored`: the
+    responses that the data bring with them."""
+
+    suite: Suite
+    path: Path
+    every: list[Prompt]
+    items: list[Prompt]
+    pairs: list[LabelledPair]
+    scored: list[Scored] = field(default_factory=list)
 
 
 class Found(NamedTuple):

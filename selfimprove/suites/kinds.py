@@ -15,13 +15,12 @@ from selfimprove.suites.checked import checked_by, checked_outcome
 from selfimprove.suites.dialogues import find_opponent
 from selfimprove.suites.graded import find_asks, measure_judge
 from selfimprove.suites.judge_questions import variant_of
-from selfimprove.suites.kind import Found, suite_kind
+from selfimprove.suites.kind import Found, Loaded, suite_kind
 from selfimprove.suites.longen import demands_of, measure_lengths
 from selfimprove.suites.outcome import Outcome
 from selfimprove.suites.preference import compare
 from selfimprove.suites.rating import rate
 from selfimprove.suites.self_correction import correct
-from selfimprove.suites.suites import Loaded
 
 
 def _can_check(loop: Inference, loaded: Loaded) -> Found:

@@ -20,9 +20,10 @@ from selfimprove.models.policy import Policy
 from selfimprove.statistics import bootstrap_interval, mean_interval, share_interval, wilson_interval
 from selfimprove.suites.dialogues import draw_by_group
 from selfimprove.suites.judge_questions import response_question
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import LengthSuite, Loaded, graded, load_suite
+from selfimprove.suites.suites import LengthSuite, graded, load_suite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -19,6 +19,7 @@ from selfimprove.models.policy import Policy
 from selfimprove.suites.alpaca import instruction_index, shipped_gamed
 from selfimprove.suites.dialogues import Answers, Opponent, answer_items
 from selfimprove.suites.judge_questions import pair_question, response_question
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.length_control import LengthControlled, contradiction, length_controlled_win_rate
 from selfimprove.suites.matches import (
     EACH_BY_ITSELF,
@@ -30,7 +31,7 @@ from selfimprove.suites.matches import (
     require_enough,
 )
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import Loaded, PreferenceSuite
+from selfimprove.suites.suites import PreferenceSuite
 from selfimprove.suites.win_rate import WinRate, win_rate
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from selfimprove.models.policy import Policy
 from selfimprove.statistics import mean_interval
 from selfimprove.suites.dialogues import Answers, answer_items
 from selfimprove.suites.judge_questions import response_question
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import Loaded, RatingSuite
+from selfimprove.suites.suites import RatingSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -10,16 +10,10 @@ from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
 from selfimprove.models.policy import Policy
 from selfimprove.suites.graded import correlation_change
-from selfimprove.suites.kind import Found
+from selfimprove.suites.kind import Found, Loaded
 from selfimprove.suites.outcome import Outcome, paired_change
 from selfimprove.suites.preference import length_controlled_change
-from selfimprove.suites.suites import (
-    JudgeSuite,
-    Loaded,
-    graded,
-    kind_of,
-    load_suite,
-)
+from selfimprove.suites.suites import JudgeSuite, graded, kind_of, load_suite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

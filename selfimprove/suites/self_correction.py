@@ -29,9 +29,10 @@ from selfimprove.suites.corrections import (
     vote,
 )
 from selfimprove.suites.dialogues import draw_by_group, rendered_items
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import Loaded, SelfCorrection
+from selfimprove.suites.suites import SelfCorrection
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -6,15 +6,14 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from selfimprove.data.labelled import LabelledPair, load_labelled_pairs
-from selfimprove.data.scored import Scored, load_scored
+from selfimprove.data.labelled import load_labelled_pairs
+from selfimprove.data.scored import load_scored
 from selfimprove.data.sources import DataSource, Prompt, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.judging.checkers.code_tasks import QUESTIONS, program_of
@@ -25,7 +24,7 @@ from selfimprove.recipe.sections import ServerOptions
 from selfimprove.recipe.strict_yaml import load_yaml
 from selfimprove.registry import find, names
 from selfimprove.shipped import shipped_suites, suites_folder
-from selfimprove.suites.kind import SuiteKind
+from selfimprove.suites.kind import Loaded, SuiteKind
 from selfimprove.suites.suite_kinds import (
     CheckedSuite,
     Code,
@@ -61,19 +60,6 @@ __all__ = [
     "load_suite",
     "normalized",
 ]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A suite and its items: `every` one for the leak gate, and those within its limit, which are asked. `scored`: the
-    responses that the data bring with them."""
-
-    suite: Suite
-    path: Path
-    every: list[Prompt]
-    items: list[Prompt]
-    pairs: list[LabelledPair]
-    scored: list[Scored] = field(default_factory=list)
 
 
 def kind_of(loaded: Loaded) -> SuiteKind:

@@ -11,8 +11,9 @@ from selfimprove.judging.asking import Judge, find_judge
 from selfimprove.recipe.contract import Needs, task
 from selfimprove.steps.kind import step_versions
 from selfimprove.suites.judge_quality import measure_judge
+from selfimprove.suites.kind import Loaded
 from selfimprove.suites.runner import load_chosen
-from selfimprove.suites.suites import JudgeSuite, Loaded
+from selfimprove.suites.suites import JudgeSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
