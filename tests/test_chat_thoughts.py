@@ -28,8 +28,13 @@ _EMPTY = "<think>\n\n</think>\n\n4"
 
 
 def tokenizer_of(name: str, **given: Any) -> Any:
-    """Bytes, and the template's own marks as special tokens."""
-    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    """Bytes, and the template's own marks as special tokens. TRL has none of Qwen3-Thinking-2507, which is Qwen3's
+    with a prompt that always opens the thought."""
+    file = "qwen3" if name == "qwen3_thinking_2507" else name
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{file}.jinja").read_text(encoding="utf-8")
+    if file != name:
+        head, mark, _ = template.rpartition("{%- if add_generation_prompt %}")
+        template = head + mark + "{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
     tokenizer = byte_tokenizer(template)
     tokenizer.add_tokens(sorted(set(_MARKS.findall(template))), special_tokens=True)
     tokenizer.chat_template_kwargs = given
@@ -59,6 +64,15 @@ GOLDEN: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
         "<|im_start|>assistant\n<think>\n",
         {
             "4": "\n</think>\n\n4<|im_end|>",
+            _THOUGHT: "hm\n</think>\n\n4<|im_end|>",
+            "hm\n</think>\n\n4": "hm\n</think>\n\n4<|im_end|>",
+        },
+    ),
+    (
+        "qwen3_thinking_2507",
+        {},
+        "<|im_start|>assistant\n<think>\n",
+        {
             _THOUGHT: "hm\n</think>\n\n4<|im_end|>",
             "hm\n</think>\n\n4": "hm\n</think>\n\n4<|im_end|>",
         },

@@ -55,8 +55,8 @@ def iterative_dpo(loop: Loop, options: IterativeDpo) -> Policy:
         responses = loop.sample(policy, round.prompts)
         scores, missing = loop.judge(options.judge, responses, policy)
         pairs, skipped = best_and_worst(responses, scores, loop.recipe.training.truncated)
-        loop_reference = policy if options.dpo_reference == "current" else initial
-        reference = loop.log_probs(responses, loop_reference)
+        loss_reference = policy if options.dpo_reference == "current" else initial
+        reference = loop.log_probs(responses, loss_reference)
         trained, margins, _ = loop.dpo(policy, pairs, reference=reference, round=round)
         loop.report_round(round, trained, responses, scores, pairs, skipped, missing=missing, margins=margins)
         policy = trained

@@ -122,7 +122,6 @@ def _questions(
             their, our = (list(side.texts[item.id]) for side in (theirs, ours))
             if len(our) <= turn:
                 failures["prompt too long"] += 1
-            if len(our) <= turn:
                 given[item.id, turn] = 0.5 if len(their) <= turn else 0.0
             elif len(their) <= turn:
                 given[item.id, turn] = lacking
