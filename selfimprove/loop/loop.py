@@ -177,11 +177,12 @@ class Loop(Record):
             return gates.drifted(self._last_health, self._first_health, stop.model_dump())
         return None
 
-    def stage(self, number: int) -> Round:
-        """One stage of SCoRe, in the place of a round: over all prompts."""
+    def over_all(self, number: int, name: str) -> Round:
+        """A part of a run that has no rounds (`Needs(rounds=False)`): number `number`, over all prompts. `name`: for
+        the person."""
         self._round = number
         prompts = self.data.round_prompts[0]
-        self.progress.note(f"Stage {'I' * number}: {len(prompts)} prompts")
+        self.progress.note(f"{name}: {len(prompts)} prompts")
         return Round(number, prompts)
 
     def sft(self, policy: Policy, sampled: Sequence[dict[str, list[int]]] | None = None, role: str = "") -> Policy:

@@ -75,7 +75,7 @@ def score(loop: Loop, options: Score) -> Policy:
 
     for number, own in ((1, options.stage_one), (2, options.stage_two)):
         if own.updates:
-            stage = loop.stage(number)
+            stage = loop.over_all(number, f"Stage {'I' * number}")
             policy = train_stage(loop, policy, stage, of_base)  # the reference stays the base
             probe(loop, policy, f"stage {number}")
             loop.evaluate(policy, stage)

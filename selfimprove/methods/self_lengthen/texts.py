@@ -7,9 +7,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selfimprove.artefacts import digest_of, write_file
 from selfimprove.data.leakage import leaks
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
 
 _UNFINISHED, _NO_ROOM = "unfinished", "no room in the model's context"
 _SHORT, _NOT_LONGER, _LITTLE = "dropped as short", "not longer than before", "grew too little"
-
-
-@dataclass
-class Batch:
-    """What came of a filter: what it kept, and what it rejected, by reason and over all tries."""
-
-    kept: list[Any]
-    rejected: Counter[str]
 
 
 def instructions_for(loop: Loop, policy: Policy, round: Round, count: int | None = None) -> list[str]:
