@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -218,3 +219,16 @@ def test_a_run_is_read_as_data_frames(tiny_recipe: MakeRecipe) -> None:
     assert "kept M2" in result._repr_html_() and result.policy_folder is not None
     with pytest.raises(InputError, match="no run here"):
         selfimprove.Result.read(recipe.folder)
+
+
+def test_the_notebook_runs(tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, writing_model: Path) -> None:
+    """Every cell of docs/a-run-from-python.ipynb, on a tiny recipe in the place of the quickstart."""
+    small = tiny_recipe("sharpening", rounds=1, model=str(writing_model), sampling={"max_new_tokens": 40})
+    monkeypatch.setattr(selfimprove, "load_recipe", lambda name, overrides: small, raising=False)
+    notebook = json.loads((PAGE.parent / "a-run-from-python.ipynb").read_text())
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "no output is kept in the repository"
+            exec(cell["source"], names)
+    assert names["result"].policy.name == "M1" and len(names["responses"]) == 24

@@ -82,7 +82,7 @@ def _round(event: Event, events: Sequence[Event], store: Path, answers: Mapping[
         "confidence": float(np.mean([pair["confidence"] for pair in pairs])),
     }
     if event["rankings"]:
-        first = of_kind(events, "run")[-1]["recipe"]["cream"]["first_round"]
+        first = of_kind(events, "run")[-1]["recipe"].get("cream", {}).get("first_round", "")
         rankings = _rankings(steps, number, first)
         agreement = {prompt: consistency(*pair) for prompt, pair in rankings.items()}
         figures["tau_untied"] = _tau_untied(list(rankings.values()))

@@ -62,8 +62,8 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
 
 
 def _oracle_recipe(run: Event) -> bool:
-    method = text(run.get("method"))
-    return any(dig(run, "recipe", *path, "kind") == "oracle" for path in ((method, "judge"), ("judge",)) if all(path))
+    section = text(run.get("method")).rpartition(":")[2]
+    return any(dig(run, "recipe", *path, "kind") == "oracle" for path in ((section, "judge"), ("judge",)) if all(path))
 
 
 def _first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tuple[Event | None, Event | None]:
