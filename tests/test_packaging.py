@@ -37,7 +37,7 @@ def test_wheel_carries_recipes_suites_and_template(installed: Path) -> None:
     assert (shipped / "recipes" / "data" / "words" / "seed.jsonl").is_file()
     assert (shipped / "eval" / "words" / "test.jsonl").is_file()
     assert (shipped / "eval" / "judges" / "five-points" / "rubric.yaml").is_file()
-    assert (installed / "selfimprove" / "reporting" / "report.html.j2").is_file()
+    assert (installed / "selfimprove" / "report" / "report.html.j2").is_file()
     assert (installed / "selfimprove" / "study" / "page.html.j2").is_file()
 
 
