@@ -140,6 +140,11 @@ def test_the_pages_file_runs_with_resume_gates_evaluation_and_report(
     again = run(recipe)
     assert all(reused for _, reused in steps_of(again)[len(steps_of(first)) :])
     assert again.policy.digest == first.policy.digest
+    (tiny_data / "my_method.py").write_text(code + "\n")  # another file, the same steps: said, and nothing is made anew
+    third = values(given, "my_method.py:best_of_n", evaluate=["suite.yaml"])
+    console = Console(record=True, width=200, file=(tiny_data / "out.txt").open("w"))
+    selfimprove.run(third, Progress(console))
+    assert "the method changed since this run was last started" in console.export_text()
 
 
 def test_the_pages_file_goes_through_check_which_takes_no_other_methods_cost(
@@ -151,7 +156,9 @@ def test_the_pages_file_goes_through_check_which_takes_no_other_methods_cost(
     console = Console(record=True, width=200, quiet=False, file=(tiny_data / "out.txt").open("w"))
     check_recipe(values(tiny_recipe("cream"), "my_method.py:best_of_n"), console)
     said = console.export_text()
-    assert "my_method.py:best_of_n" in said and "does not say what it takes" in said and "DPO" not in said
+    assert (
+        "runs your code: my_method.py:best_of_n" in said and "does not say what it takes" in said and "DPO" not in said
+    )
 
 
 def test_a_function_without_the_decorator_is_explained(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:

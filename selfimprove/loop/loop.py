@@ -118,7 +118,7 @@ class Loop(Record):
 
     def _inputs(self) -> dict[str, str]:
         """Digests of what a recipe's text does not show: the model, the data, the versions of the steps."""
-        data = self.data
+        data, recipe = self.data, self.recipe
         return {
             "the model": self.base_policy.digest,
             "data.seed": rows_digest(data.seed_examples),
@@ -128,6 +128,7 @@ class Loop(Record):
             ),
             "the evaluation suites": self.evaluator.identity(),
             **self._judge_input(),
+            **({"the method": self.code_of(recipe.method, "method").digest or ""} if ":" in recipe.method else {}),
             "the policies to measure": digest_of([policy.digest for policy in self.measured]),
             "the program's steps": digest_of(step_versions()),
         }
