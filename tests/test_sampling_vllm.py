@@ -345,7 +345,7 @@ def test_an_engine_that_dies_is_an_error_with_its_log_and_the_next_start_works(
 PARENT = """
 import sys
 from pathlib import Path
-from selfimprove.policy import resolve_policy
+from selfimprove.models.resolve import resolve_policy
 from selfimprove.sampling.sampler import Decoding, Request
 from selfimprove.sampling.vllm import ENGINE, VllmSampler
 
