@@ -520,7 +520,7 @@ def test_a_damaged_line_is_named(loopback: Loopback, tmp_path: Path, spoil: Call
 
 STUCK = """
 import sys
-from selfimprove.policy import Policy
+from selfimprove.models.policy import Policy
 from selfimprove.sampling.sampler import Decoding, Request
 from selfimprove.sampling.openai import OpenAISampler, Server
 sampler = OpenAISampler(Server(sys.argv[1], "tiny"), Policy("M0", "/x", "b" * 64))
