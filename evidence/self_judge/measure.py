@@ -1,0 +1,98 @@
+"""Runs study.yaml's arms, and again to go on where it stopped: `python evidence/self_judge/measure.py [ARM ...]
+[key=value ...]`, after `selfimprove run smollm2-135m/sft-lora`. Then writes in the study's output:
+
+answers.json: of every seed the judged answers, right or wrong, with every arm's scores; results.json: the table of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from selfimprove import run
+from selfimprove.artefacts import write_file
+from selfimprove.evaluation import graded
+from selfimprove.evaluation.suites import exact_match
+from selfimprove.study.plan import Planned, load_study, planned
+
+HERE = Path(__file__).parent
+NORMALIZE = ("lower", "strip", "final_period")  # of the suite judged-words
+# What measure_judge measures of every policy, in its order.
+MEASURED = ("own", "length", "shortness", "likelihood", "likelihood_summed", "random", "oracle")
+
+
+def gold(loop: Any, responses: Any) -> dict[tuple[str, int], float]:
+    """In the place of the similarity: 1 for a response that is the reference, 0 for another one or one cut off."""
+    return {
+        (prompt.id, one.index): float(one.finish != "length" and exact_match(one.text, prompt.answer, NORMALIZE))
+        for prompt, its_responses in responses
+        for one in its_responses
+    }
+
+
+@contextmanager
+def watched(arm: str) -> Iterator[list[tuple[Any, Any]]]:
+    """The (scores, graded answers) that evaluations measure meanwhile; the arm `gold` has true labels."""
+    calls: list[tuple[Any, Any]] = []
+    measure = graded.measure_scores
+
+    def recorded(scores: Any, answers: Any, *rest: Any) -> Any:
+        calls.append((scores, answers))
+        return measure(scores, answers, *rest)
+
+    method = importlib.import_module("selfimprove.methods.self_judge")
+    labels = gold if arm == "gold" else method.similarity
+    with patch.object(graded, "measure_scores", recorded), patch.object(method, "similarity", labels):
+        yield calls
+
+
+def judged(one: Planned) -> dict[str, Any]:
+    """What one run's judge says of its seed's answers, beside what needs no training."""
+    with watched(one.arm) as calls:
+        run(one.recipe)
+    before, after = (dict(zip(MEASURED, calls[at : at + 7], strict=True)) for at in (0, 7))
+    answers = before["own"][1]
+    assert len(calls) == 14 and list(before["oracle"][0]) == answers.gold.tolist()
+    assert (after["own"][1].gold == answers.gold).all()
+    scores = {"untrained": before["own"], "likelihood": before["likelihood"], one.arm: after["own"]}
+    return {
+        "prompts": answers.prompts.tolist(),
+        "gold": answers.gold.astype(int).tolist(),
+        "scores": {name: [float(f"{value:.4g}") for value in values] for name, (values, _) in scores.items()},
+    }
+
+
+def main(arguments: list[str]) -> None:
+    from figures import table  # beside this file
+
+    study = load_study(HERE / "study.yaml", [one for one in arguments if "=" in one])
+    arms = [one for one in arguments if "=" not in one] or list(study.arms)
+    file = Path(study.output) / "answers.json"
+    for one in planned(study):
+        if one.arm not in arms:
+            continue
+        found = json.loads(file.read_text()) if file.is_file() else {}
+        new, old = judged(one), found.get(str(one.seed))
+        if old:
+            assert all(old[key] == new[key] for key in ("prompts", "gold")), f"{one.arm}: other answers than before"
+            new["scores"] = old["scores"] | new["scores"]
+        found[str(one.seed)] = new
+        write_file(file, (json.dumps(found, separators=(",", ":")) + "\n").encode())
+        rows = table(found)
+        write_file(file.with_name("results.json"), (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
+        print(
+            {row["arm"]: round(row["value"], 3) for row in rows if (row["seed"], row["suite"]) == ("all", "spearman")}
+        )
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main(sys.argv[1:])
