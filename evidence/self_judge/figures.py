@@ -8,7 +8,7 @@ answers, and has the mean over its seeds of the figure; differences are of the s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,59 +41,52 @@ FIGURES: dict[str, Callable[[Floats, Graded], float]] = {"spearman": _rank, "aur
 
 
 def table(answers: Mapping[str, Mapping[str, Any]], draws: int = DRAWS) -> list[dict[str, Any]]:
-    """A row for each arm, figure and seed, and one over the seeds that have all arms of the first one ("all")."""
-    arms = list(next(iter(answers.values()))["scores"])
-    whole = [seed for seed, one in answers.items() if set(arms) <= set(one["scores"])]
+    """A row for each figure, arm and seed, and one over the arm's seeds ("all"); differences over the seeds of both."""
+    drawn = {int(seed): _drawn(one, draws) for seed, one in answers.items()}
     rows = []
-    for seeds in [*([seed] for seed in whole), whole]:
-        drawn = _drawn([answers[seed] for seed in seeds], arms, draws)
-        for figure in FIGURES:
-            for arm in arms:
-                row = {"arm": arm, "round": 0, "policy": "", "suite": figure, "metric": "accuracy"}
-                row["seed"] = int(seeds[0]) if seeds is not whole else "all"
-                row |= _fields("", drawn[figure, arm])
+    for figure in FIGURES:
+        for arm in dict.fromkeys(arm for one in answers.values() for arm in one["scores"]):
+            own = {seed: found[figure, arm] for seed, found in sorted(drawn.items()) if (figure, arm) in found}
+            for name, seeds in [*((seed, [seed]) for seed in own), ("all", list(own))]:
+                row = {"arm": arm, "round": 0, "policy": "", "suite": figure, "metric": "accuracy", "seed": name}
+                row |= _fields("", [own[seed] for seed in seeds])
                 for other in LESS:
-                    both = arm != other and (figure, other) in drawn
-                    less = drawn[figure, arm] - drawn[figure, other] if both else None
-                    row |= _fields(f"minus_{other}", less)
+                    both = [seed for seed in seeds if arm != other and (figure, other) in drawn[seed]]
+                    row |= _fields(f"minus_{other}_", [own[seed] - drawn[seed][figure, other] for seed in both])
                 rows.append(row)
     return rows
 
 
-def _drawn(seeds: list[Mapping[str, Any]], arms: list[str], draws: int) -> dict[tuple[str, str], Floats]:
-    """(draws + 1,) of each figure and arm, the first of the answers as they are."""
-    count = 1 + max(max(one["prompts"]) for one in seeds)
-    rows_of = [[np.flatnonzero(np.array(one["prompts"]) == p) for p in range(count)] for one in seeds]
+def _drawn(seed: Mapping[str, Any], draws: int) -> dict[tuple[str, str], Floats]:
+    """(draws + 1,) of each figure and arm, the first of the answers as they are; every seed has the same prompts in
+    the same draw."""
+    prompts, gold = np.array(seed["prompts"]), np.array(seed["gold"], dtype=float)
+    scores = {arm: np.array(values) for arm, values in seed["scores"].items()}
+    count = 1 + int(prompts.max())
+    rows_of = [np.flatnonzero(prompts == prompt) for prompt in range(count)]
     rng = np.random.default_rng(0)
-    found: dict[tuple[str, str], list[float]] = {(figure, arm): [] for figure in FIGURES for arm in arms}
+    found: dict[tuple[str, str], list[float]] = {(figure, arm): [] for figure in FIGURES for arm in scores}
     for draw in range(draws + 1):
-        chosen, prompts = np.arange(len(seeds)), np.arange(count)
-        if draw:
-            chosen, prompts = rng.integers(len(seeds), size=len(seeds)), rng.integers(count, size=count)
-        values: dict[tuple[str, str], list[float]] = {key: [] for key in found}
-        for seed in chosen:
-            own = seeds[seed]
-            rows = np.concatenate([rows_of[seed][p] for p in prompts])
-            numbers = np.repeat(np.arange(count), [len(rows_of[seed][p]) for p in prompts])
-            graded = Graded(numbers, np.array(own["gold"], dtype=float)[rows], np.zeros(len(rows)), count)
-            for figure, arm in found:
-                values[figure, arm].append(FIGURES[figure](np.array(own["scores"][arm])[rows], graded))
-        for key, each in values.items():
-            found[key].append(float(np.mean(each)))
+        chosen = rng.integers(count, size=count) if draw else np.arange(count)
+        rows = np.concatenate([rows_of[prompt] for prompt in chosen])
+        numbers = np.repeat(np.arange(count), [len(rows_of[prompt]) for prompt in chosen])
+        graded = Graded(numbers, gold[rows], np.zeros(len(rows)), count)
+        for figure, arm in found:
+            found[figure, arm].append(FIGURES[figure](scores[arm][rows], graded))
     return {key: np.array(each) for key, each in found.items()}
 
 
-def _fields(name: str, drawn: Floats | None) -> dict[str, float | None]:
-    value, low, high, p = (
-        name or "value",
-        f"{name}_low".lstrip("_"),
-        f"{name}_high".lstrip("_"),
-        f"{name}_p".lstrip("_"),
-    )
-    if drawn is None:
-        return dict.fromkeys((value, low, high, p))
-    ends = np.percentile(drawn[1:], [2.5, 97.5])
-    return {value: float(drawn[0]), low: float(ends[0]), high: float(ends[1]), p: p_value(drawn[1:])}
+def _fields(name: str, seeds: Sequence[Floats]) -> dict[str, float | None]:
+    """The mean over seeds, its interval and p, from each seed's draws."""
+    keys = (name.rstrip("_") or "value", f"{name}low", f"{name}high", f"{name}p", f"{name}seeds")
+    if not seeds:
+        return dict.fromkeys(keys)
+    each = np.stack(seeds)
+    chosen = np.random.default_rng(1).integers(len(each), size=(len(each), each.shape[1] - 1))
+    means = np.take_along_axis(each[:, 1:], chosen, axis=0).mean(axis=0)
+    low, high = np.percentile(means, [2.5, 97.5])
+    p = p_value(means) if name else None
+    return dict(zip(keys, (float(each[:, 0].mean()), float(low), float(high), p, len(each)), strict=True))
 
 
 if __name__ == "__main__":

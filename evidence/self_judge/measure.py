@@ -1,7 +1,9 @@
-"""Runs study.yaml's arms, and again to go on where it stopped: `python evidence/self_judge/measure.py [ARM ...]
-[key=value ...]`, after `selfimprove run smollm2-135m/sft-lora`. Then writes in the study's output:
+"""Runs the arms of study.yaml, after `selfimprove run smollm2-135m/sft-lora`; run it again to go on where it stopped:
 
-answers.json: of every seed the judged answers, right or wrong, with every arm's scores; results.json: the table of them.
+    python evidence/self_judge/measure.py [ARM ...] [key=value ...]
+
+It leaves answers.json in the study's output: of every seed the judged answers, right or wrong, and all arms' scores.
+`figures.py` makes the table of it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-import numpy as np
 
 from selfimprove import run
 from selfimprove.artefacts import write_file
@@ -71,28 +71,19 @@ def judged(one: Planned) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    from figures import table  # beside this file
-
     study = load_study(HERE / "study.yaml", [one for one in arguments if "=" in one])
     arms = [one for one in arguments if "=" not in one] or list(study.arms)
     file = Path(study.output) / "answers.json"
     for one in planned(study):
-        if one.arm not in arms:
-            continue
-        found = json.loads(file.read_text()) if file.is_file() else {}
-        new, old = judged(one), found.get(str(one.seed))
-        if old:
-            assert all(old[key] == new[key] for key in ("prompts", "gold")), f"{one.arm}: other answers than before"
-            new["scores"] = old["scores"] | new["scores"]
-        found[str(one.seed)] = new
-        write_file(file, (json.dumps(found, separators=(",", ":")) + "\n").encode())
-        rows = table(found)
-        write_file(file.with_name("results.json"), (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
-        print(
-            {row["arm"]: round(row["value"], 3) for row in rows if (row["seed"], row["suite"]) == ("all", "spearman")}
-        )
+        if one.arm in arms:
+            new = judged(one)
+            found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            if old := found.get(str(one.seed)):
+                assert all(old[key] == new[key] for key in ("prompts", "gold")), f"{one.arm}: other answers than before"
+                new["scores"] = old["scores"] | new["scores"]
+            found[str(one.seed)] = new
+            write_file(file, (json.dumps(found, separators=(",", ":")) + "\n").encode())
 
 
 if __name__ == "__main__":
-    np.seterr(all="raise", under="ignore")
     main(sys.argv[1:])
