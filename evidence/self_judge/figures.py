@@ -41,7 +41,8 @@ FIGURES: dict[str, Callable[[Floats, Graded], float]] = {"spearman": _rank, "aur
 
 
 def table(answers: Mapping[str, Mapping[str, Any]], draws: int = DRAWS) -> list[dict[str, Any]]:
-    """A row for each figure, arm and seed, and one over the arm's seeds ("all"); differences over the seeds of both."""
+    """A row for each figure, arm and seed, and one over the arm's seeds ("all"); differences over the seeds of both.
+    Those of the figure "labels" are no judge's: labels against the truth, by the weight of the own grades (`arm`)."""
     drawn = {int(seed): _drawn(one, draws) for seed, one in answers.items()}
     rows = []
     for figure in FIGURES:
@@ -54,6 +55,9 @@ def table(answers: Mapping[str, Mapping[str, Any]], draws: int = DRAWS) -> list[
                     both = [seed for seed in seeds if arm != other and (figure, other) in drawn[seed]]
                     row |= _fields(f"minus_{other}_", [own[seed] - drawn[seed][figure, other] for seed in both])
                 rows.append(row)
+    for seed, one in answers.items():
+        for weight, value in one["labels"].items():
+            rows.append({"arm": weight, "round": 0, "policy": "", "suite": "labels", "seed": int(seed), "value": value})
     return rows
 
 

@@ -17,16 +17,24 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from scipy.stats import spearmanr
+
 from selfimprove import run
 from selfimprove.artefacts import write_file
 from selfimprove.evaluation import graded
 from selfimprove.evaluation.suites import exact_match
+from selfimprove.judging.labels import combined_labels
 from selfimprove.study.plan import Planned, load_study, planned
 
 HERE = Path(__file__).parent
 NORMALIZE = ("lower", "strip", "final_period")  # of the suite judged-words
 # What measure_judge measures of every policy, in its order.
 MEASURED = ("own", "length", "shortness", "likelihood", "likelihood_summed", "random", "oracle")
+WEIGHTS = (0, 0.25, 0.5, 0.75, 1)
+
+
+def round_to(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def gold(loop: Any, responses: Any) -> dict[tuple[str, int], float]:
@@ -39,24 +47,36 @@ def gold(loop: Any, responses: Any) -> dict[tuple[str, int], float]:
 
 
 @contextmanager
-def watched(arm: str) -> Iterator[list[tuple[Any, Any]]]:
-    """The (scores, graded answers) that evaluations measure meanwhile; the arm `gold` has true labels."""
+def watched(arm: str) -> Iterator[tuple[list[tuple[Any, Any]], dict[str, float]]]:
+    """What a run does meanwhile: the (scores, graded answers) that its evaluations measure, and how its labels would
+    rank with the truth by the weight of the own grades (Spearman). The arm `gold` has true labels."""
     calls: list[tuple[Any, Any]] = []
-    measure = graded.measure_scores
+    labels: dict[str, float] = {}
+    method = importlib.import_module("selfimprove.methods.self_judge")
+    measure, similarity, labelled = graded.measure_scores, method.similarity, method.labelled_examples
 
-    def recorded(scores: Any, answers: Any, *rest: Any) -> Any:
+    def measured(scores: Any, answers: Any, *rest: Any) -> Any:
         calls.append((scores, answers))
         return measure(scores, answers, *rest)
 
-    method = importlib.import_module("selfimprove.methods.self_judge")
-    labels = gold if arm == "gold" else method.similarity
-    with patch.object(graded, "measure_scores", recorded), patch.object(method, "similarity", labels):
-        yield calls
+    def examples(loop: Any, rubric: Any, responses: Any, own: Any, similar: Any, round: Any) -> Any:
+        truth, cosines = gold(loop, responses), similarity(loop, responses)
+        for weight in WEIGHTS:
+            found = combined_labels([own[one] for one in truth], [cosines[one] for one in truth], weight)
+            labels[str(weight)] = round_to(spearmanr(found, list(truth.values())).statistic)
+        return labelled(loop, rubric, responses, own, similar, round)
+
+    with (
+        patch.object(graded, "measure_scores", measured),
+        patch.object(method, "similarity", gold if arm == "gold" else similarity),
+        patch.object(method, "labelled_examples", examples),
+    ):
+        yield calls, labels
 
 
 def judged(one: Planned) -> dict[str, Any]:
     """What one run's judge says of its seed's answers, beside what needs no training."""
-    with watched(one.arm) as calls:
+    with watched(one.arm) as (calls, labels):
         run(one.recipe)
     before, after = (dict(zip(MEASURED, calls[at : at + 7], strict=True)) for at in (0, 7))
     answers = before["own"][1]
@@ -66,7 +86,8 @@ def judged(one: Planned) -> dict[str, Any]:
     return {
         "prompts": answers.prompts.tolist(),
         "gold": answers.gold.astype(int).tolist(),
-        "scores": {name: [float(f"{value:.4g}") for value in values] for name, (values, _) in scores.items()},
+        "scores": {name: [round_to(value) for value in values] for name, (values, _) in scores.items()},
+        "labels": labels,
     }
 
 
