@@ -39,6 +39,8 @@ def test_the_table_is_over_the_seeds_that_an_arm_has(module: Callable[[str], Any
     both = found["both", "auroc", "all"]
     assert (both["minus_gold"], both["minus_gold_seeds"]) == (-1, 1) and both["minus_cosine"] is None
     assert found["gold", "spearman", "all"]["minus_gold"] is None
+    assert found["chance", "best of 4", "all"]["value"] == 0.5 and found["truth", "best of 4", 1]["value"] == 1
+    assert found["gold", "best of 4", 0]["minus_chance"] == 0.5
     assert found["0.5", "labels", 1]["value"] == 0.25
     low, high = (found["untrained", "spearman", "all"][key] for key in ("low", "high"))
     assert -1 <= low <= 0 <= high <= 1

@@ -19,7 +19,7 @@ from selfimprove.evaluation.judge_scores import Graded, auroc, best_of_n, spearm
 from selfimprove.study.figures import p_value
 
 DRAWS = 2000
-LESS = ("untrained", "likelihood", "cosine", "gold")
+LESS = ("untrained", "likelihood", "cosine", "gold", "chance")
 Floats = NDArray[np.float64]
 
 
@@ -46,7 +46,7 @@ def table(answers: Mapping[str, Mapping[str, Any]], draws: int = DRAWS) -> list[
     drawn = {int(seed): _drawn(one, draws) for seed, one in answers.items()}
     rows = []
     for figure in FIGURES:
-        for arm in dict.fromkeys(arm for one in answers.values() for arm in one["scores"]):
+        for arm in dict.fromkeys(arm for found in drawn.values() for _, arm in found):
             own = {seed: found[figure, arm] for seed, found in sorted(drawn.items()) if (figure, arm) in found}
             for name, seeds in [*((seed, [seed]) for seed in own), ("all", list(own))]:
                 row = {"arm": arm, "round": 0, "policy": "", "suite": figure, "metric": "accuracy", "seed": name}
@@ -66,6 +66,7 @@ def _drawn(seed: Mapping[str, Any], draws: int) -> dict[tuple[str, str], Floats]
     the same draw."""
     prompts, gold = np.array(seed["prompts"]), np.array(seed["gold"], dtype=float)
     scores = {arm: np.array(values) for arm, values in seed["scores"].items()}
+    scores |= {"chance": np.zeros(len(gold)), "truth": gold}
     count = 1 + int(prompts.max())
     rows_of = [np.flatnonzero(prompts == prompt) for prompt in range(count)]
     rng = np.random.default_rng(0)
