@@ -52,12 +52,17 @@ class Results:
         return shown(self.row(arm, round, suite, seed, policy), column)
 
     def claims(self, study: Row) -> list[Row]:
-        """The study's claims with what was found: Holm's p, and the verdict in words."""
-        rows = [self.row(one["arm"], one["round"], one["suite"]) for one in study["claims"]]
-        adjusted = holm([row[f"{one['column']}_p"] for row, one in zip(rows, study["claims"], strict=True)])
+        """The study's claims with what was found: Holm's p, and the verdict in words. One whose arm was not run counts
+        as p = 1 among the others."""
+        arms = {row["arm"] for row in self.rows}
+        rows = [one["arm"] in arms and self.row(one["arm"], one["round"], one["suite"]) for one in study["claims"]]
+        found = list(zip(study["claims"], rows, strict=True))
+        adjusted = holm([row[f"{one['column']}_p"] if row else 1.0 for one, row in found])
         return [
             {**one, "found": shown(row, one["column"]), "p": p, "verdict": verdict(row, one, p)}
-            for one, row, p in zip(study["claims"], rows, adjusted, strict=True)
+            if row
+            else {**one, "found": "", "p": p, "verdict": "not run"}
+            for (one, row), p in zip(found, adjusted, strict=True)
         ]
 
 
