@@ -18,6 +18,7 @@ from selfimprove.judging.agreement import consistency
 from selfimprove.judging.pairs import best_and_worst, softened
 from selfimprove.loop.record import Record
 from selfimprove.loop.rounds import Ranking, round_figures
+from selfimprove.methods.cream import _STANDS_IN
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.examples import examples_of, ordinal
 from selfimprove.report.length import reward_by_length
@@ -230,16 +231,17 @@ def test_a_round_names_whose_rankings_are_compared(
     changes: dict[str, Any] = {}
     if recipe["method"] == "iterative_dpo":
         changes["iterative_dpo"] = {"judge": {"kind": recipe["judge"]}, "sft": False}
-    record = Record(tiny_recipe(recipe["method"], **changes), None, None)  # type: ignore[arg-type]
+    record = Record(tiny_recipe(recipe["method"], **changes), None, None, None)  # type: ignore[arg-type]
     record.made = [SimpleNamespace(name=name) for name in made_so_far]  # type: ignore[misc]
-    found = record._ranking(trained_now=True)
+    stands_in = _STANDS_IN["likelihood"] if recipe["method"] == "cream" else None
+    found = record._ranking(True, "kendall", expected[-1], stands_in)
     assert (found.judge, found.current, found.previous, found.mode) == expected
 
 
 def test_a_round_that_trained_nothing_keeps_its_names(tiny_recipe: MakeRecipe) -> None:
-    record = Record(tiny_recipe("cream", cream={"floor": True}), None, None)  # type: ignore[arg-type]
+    record = Record(tiny_recipe("cream", cream={"floor": True}), None, None, None)  # type: ignore[arg-type]
     record.made = [SimpleNamespace(name="M1")]  # type: ignore[list-item]
-    found = record._ranking(trained_now=False)
+    found = record._ranking(False, "kendall", "avg", _STANDS_IN["likelihood"])
     assert (found.current, found.previous) == ("M1", "M0's likelihood per token")
 
 
