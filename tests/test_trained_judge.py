@@ -171,7 +171,7 @@ def test_in_iterative_dpo_it_is_the_sections_own_judge(
 @pytest.mark.parametrize("method", ["sft", "dpo", "score", "evaluate"])
 def test_other_methods_have_no_use_for_it(method: str, tiny_recipe: MakeRecipe, judge: Path) -> None:
     changes: dict[str, Any] = {"training": {"batch_size": 6}} if method == "score" else {}
-    with pytest.raises(InputError, match=f"`judge` is for cream, .* nothing with method '{method}'"):
+    with pytest.raises(InputError, match=f"`judge` is for methods that rank .* nothing with method '{method}'"):
         tiny_recipe(method, judge=str(judge), **changes)
     assert "\njudge:" not in tiny_recipe(method, **changes).as_yaml()
 

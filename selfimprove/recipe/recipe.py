@@ -98,8 +98,8 @@ class Recipe(Strict):
             raise ValueError("`data.held_out`, which a threshold is chosen on, does nothing but for method 'answer'")
         if self.judge is not None and "judge" not in method.reads:
             raise ValueError(
-                "`judge` is for methods that rank or accept responses (cream, srlm, iterative_dpo, expert_iteration), "
-                f"and does nothing with method {self.method!r}; a reward is a key of the method's section, a suite's "
+                "`judge` is for methods that rank or accept responses, and does nothing with method "
+                f"{self.method!r}; a reward is a key of the method's section, a suite's "
                 "judge a key of the suite"
             )
         return self
