@@ -1,7 +1,8 @@
 """The evidence pages made from a study: `python evidence/page.py expert_iteration` writes docs/evidence/NAME.md.
 
-A page is a folder here: `study.yaml`, the `results*.json` that `python -m selfimprove.study` wrote for it, and
-`page.md.j2`. `tests/test_evidence_pages.py` makes every page again and compares.
+A page is a folder here: `study*.yaml`, the `results*.json` that `python -m selfimprove.study` wrote for them, and
+`page.md.j2`, which finds each by its name (`study_judges`, `results_judges`). `tests/test_evidence_pages.py` makes
+every page again and compares.
 """
 
 from __future__ import annotations
@@ -91,16 +92,17 @@ def verdict(row: Row, claim: Row, p: float) -> str:
 def page(name: str) -> str:
     """The page's text, from what its folder holds."""
     folder = HERE / name
-    study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    found = {
-        path.stem.replace("-", "_"): Results(json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.glob("results*.json"))
-    }
+    found: dict[str, Any] = {}
+    for path in (*sorted(folder.glob("study*.yaml")), *sorted(folder.glob("results*.json"))):
+        text = path.read_text(encoding="utf-8")
+        found[path.stem.replace("-", "_")] = (
+            yaml.safe_load(text) if path.suffix == ".yaml" else Results(json.loads(text))
+        )
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string((folder / "page.md.j2").read_text(encoding="utf-8"))
-    return template.render(study=study, **found)
+    return template.render(**found)
 
 
 def names() -> list[str]:
