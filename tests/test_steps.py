@@ -43,7 +43,7 @@ from selfimprove.models.resolve import resolve_policy
 from selfimprove.recipe.judges import JudgeOptions, Prices, Reader
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import Lora, Optimisation, Sampling, ServerOptions, Sft, Training, model_of
-from selfimprove.registry import FOUND
+from selfimprove.registry import FOUND, OURS, find
 from selfimprove.report.terminal import Progress
 from selfimprove.steps import run as steps
 from selfimprove.steps.kind import step_kind, step_versions
@@ -367,13 +367,25 @@ def test_a_served_judge_s_key_is_its_model_version_and_questions(
     assert key(base_url="http://127.0.0.1:9/v1", timeout_s=1, concurrency=2, retries=0, api_key_env="PATH") == key()
 
 
+_RANKED = ("", "iterative_dpo.", "expert_iteration.", "sharpening.")  # whose `judge` ranks or accepts
+
+
+def every_option() -> set[str]:
+    """The recipe's options, and every method's own."""
+    found = set(options_of(Recipe))
+    for name in OURS["method"]:
+        if options := find("method", name).options:
+            found |= set(options_of(options, f"{name}."))
+    return found
+
+
 def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = model_of(field.annotation)
         if prefix + name == "folder":
             continue
         leaf = inner is None or inner is DataSource or inner is model  # a judge of a judge has the same options
-        if leaf or prefix + name in ("training.lora", "iterative_dpo.judge", "expert_iteration.judge", "judge"):
+        if leaf or (name == "judge" and prefix in _RANKED) or prefix + name == "training.lora":
             yield prefix + name
         if not leaf:
             yield from options_of(inner, f"{prefix}{name}.")
@@ -388,10 +400,11 @@ def test_every_option_of_the_recipe_is_classified() -> None:
     tables += [test_self_judge_keys.OPTIONS, test_answer_keys.OPTIONS]
     # They choose what is asked and what is trained: the rows of the steps tell them apart.
     tables.append({f"self_lengthen.{name}" for name in SelfLengthen.model_fields})
+    tables.append({name for name in every_option() if name.startswith("sharpening.")})
     tables.append({"sampling.stop"})  # of self_lengthen alone: tests/test_self_lengthen.py
     known = set().union(*tables)
     assert sum(map(len, tables)) == len(known), "an option is in two tables"
-    new, gone = set(options_of(Recipe)) - known, known - set(options_of(Recipe))
+    new, gone = every_option() - known, known - every_option()
     assert not new, f"say in tests/test_steps.py whether {sorted(new)} can change a step's result"
     assert not gone, f"no longer options: {sorted(gone)}"
     for section, model in (("sampling", Sampling), ("training", Training), ("sft", Sft), ("training.lora", Lora)):
