@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-import selfimprove.models.policy
+import selfimprove.models.loading
 from selfimprove.artefacts import Store
 from selfimprove.errors import RunFailed
 from selfimprove.models.batching import pad_left, pad_right, positions, token_budget_batches
@@ -235,7 +235,7 @@ def counted_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         loaded.append(policy.name)
         return real(policy, *args, **kwargs)
 
-    monkeypatch.setattr(selfimprove.models.policy, "load_base", counting)
+    monkeypatch.setattr(selfimprove.models.loading, "load_base", counting)
     return loaded
 
 
