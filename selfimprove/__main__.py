@@ -1,5 +1,5 @@
 """`python -m selfimprove`."""
 
-from selfimprove.cli.main import main
+from selfimprove.cli.app import main
 
 main()

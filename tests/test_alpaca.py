@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.pairwise import is_switched, stated_preference, weighted_preference
 from selfimprove.suites import alpaca

@@ -12,7 +12,7 @@ from conftest import WORDS, save_tiny_model, write_jsonl
 from kill_and_resume import kill_when, reached, whole_work
 from typer.testing import CliRunner
 
-from selfimprove.cli.main import app
+from selfimprove.cli.app import app
 from selfimprove.judging.rubric import shipped_rubrics
 
 ROWS = 150  # three shards of scores, or of drawn answers

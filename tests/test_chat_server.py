@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from selfimprove.artefacts import write_json, write_rows
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.asking import Judge, _require_same_model
 from selfimprove.judging.chat_server import ChatServer

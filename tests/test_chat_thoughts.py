@@ -14,7 +14,7 @@ from conftest import byte_tokenizer, save_tiny_model
 
 from selfimprove import gates
 from selfimprove.artefacts import read_rows
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.data.rows import Pair, RenderedPrompt, Response
 from selfimprove.models.chat import check_rendering, render_example, render_prompt, template_digest
 from selfimprove.models.opening import NOT_THE_TEMPLATES, Opening

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from selfimprove.artefacts import file_digest
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.errors import RunFailed
 from selfimprove.models import builtin
 from selfimprove.recipe.recipe import Recipe
@@ -231,8 +231,8 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
 
 
 def test_light_commands_do_not_wait_for_torch() -> None:
-    code = "import sys, selfimprove.cli.main; sys.argv[1:] = ['ls']; import atexit; "
-    code += "atexit.register(lambda: print('torch' in sys.modules)); selfimprove.cli.main.main()"
+    code = "import sys, selfimprove.cli.app; sys.argv[1:] = ['ls']; import atexit; "
+    code += "atexit.register(lambda: print('torch' in sys.modules)); selfimprove.cli.app.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from selfimprove.artefacts import file_digest
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.data.rows import Response
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError

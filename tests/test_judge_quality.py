@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.data.labelled import LabelledPair, load_labelled_pairs
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed

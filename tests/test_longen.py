@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from selfimprove.artefacts import read_rows
-from selfimprove.cli.main import app
+from selfimprove.cli.app import app
 from selfimprove.data.leakage import leaks
 from selfimprove.data.sources import content
 from selfimprove.data.words import count_words, distinct_n, length_score, longest_repeat

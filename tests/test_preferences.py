@@ -24,7 +24,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import read_rows
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.judging.pairwise import is_switched

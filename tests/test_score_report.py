@@ -15,7 +15,7 @@ from rich.console import Console
 from test_reporting import EVIL, Page, full_run, write
 from typer.testing import CliRunner
 
-from selfimprove.cli.main import app
+from selfimprove.cli.app import app
 from selfimprove.report.events import read_events
 from selfimprove.report.page import write_report
 from selfimprove.report.score_plots import DRAWERS, running_mean, thinned

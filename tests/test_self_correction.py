@@ -23,7 +23,7 @@ from test_reporting import EVIL, evaluation, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove.artefacts import read_rows
-from selfimprove.cli import main as cli
+from selfimprove.cli import app as cli
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.checkers.exact import normalized
