@@ -24,7 +24,7 @@ from selfimprove.report.terminal import Progress
 from selfimprove.sampling.backends import close_engine
 from selfimprove.steps.floor import step_work
 from selfimprove.steps.run import StepRequest
-from selfimprove.suites.suites import ExactMatch
+from selfimprove.suites.suite_kinds import ExactMatch
 
 
 @dataclass

@@ -18,7 +18,8 @@ from selfimprove.judging.agreement import kendall_tau_a
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import read_events
 from selfimprove.report.summary import of_kind, rounds_of
-from selfimprove.suites.suites import ExactMatch, load_suite
+from selfimprove.suites.suite_kinds import ExactMatch
+from selfimprove.suites.suites import load_suite
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 

@@ -26,7 +26,8 @@ from selfimprove.report.page import write_report
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import run
 from selfimprove.runs.results import Result
-from selfimprove.suites.suites import GradedSuite, load_suite
+from selfimprove.suites.suite_kinds import GradedSuite
+from selfimprove.suites.suites import load_suite
 
 STEPS = ("lower", "strip", "final_period")
 WORDS = ["cat", "sun", "map", "pen", "cup", "hat"]

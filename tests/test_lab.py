@@ -19,7 +19,8 @@ from benchmarks.lab.methods import FAMILIES, lab_recipe
 from benchmarks.lab.model import CORPUS, Size, encoder, make_tokenizer, train_base, transcript
 from benchmarks.lab.run import run_one, seeds_of, write_results
 from selfimprove.models.chat import append_turn, render_example
-from selfimprove.suites.suites import SelfCorrection, load_suite
+from selfimprove.suites.suite_kinds import SelfCorrection
+from selfimprove.suites.suites import load_suite
 
 
 def truth_of(prompt: str) -> str:

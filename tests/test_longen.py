@@ -35,7 +35,8 @@ from selfimprove.runs.results import Result
 from selfimprove.shipped import shipped_recipes
 from selfimprove.statistics import share_interval
 from selfimprove.suites.longen import demands_of, score_responses
-from selfimprove.suites.suites import LengthSuite, load_suite
+from selfimprove.suites.suite_kinds import LengthSuite
+from selfimprove.suites.suites import load_suite
 
 ROWS: list[dict[str, Any]] = [
     {"language": "en", "type": "about", "constraint": "around 4 words", "query": "Tell of a cat, around 4 words."},

@@ -46,7 +46,8 @@ from selfimprove.suites.corrections import (
     vote,
 )
 from selfimprove.suites.self_correction import answer_of
-from selfimprove.suites.suites import SelfCorrection, load_suite
+from selfimprove.suites.suite_kinds import SelfCorrection
+from selfimprove.suites.suites import load_suite
 
 STEPS = ("lower", "strip", "final_period")
 AGAIN = "Look once more, and answer again."

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from selfimprove.errors import InputError
 from selfimprove.runs.execute import run
-from selfimprove.suites.suites import SelfCorrection, load_suite
+from selfimprove.suites.suite_kinds import SelfCorrection
+from selfimprove.suites.suites import load_suite
 
 talking = test_self_correction.talking  # a fixture: the tiny model whose answers often end
 FEEDBACK = "What is wrong with it?"

@@ -38,7 +38,8 @@ from selfimprove.suites.answers import answer_outcome, named_choice
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.outcome import Outcome
 from selfimprove.suites.rating import rate
-from selfimprove.suites.suites import MultipleChoice, _parsed, graded, load_suite
+from selfimprove.suites.suite_kinds import MultipleChoice
+from selfimprove.suites.suites import _parsed, graded, load_suite
 
 needs_sandbox = pytest.mark.skipif(sandbox_problem() is not None, reason=str(sandbox_problem()))
 HUB = [

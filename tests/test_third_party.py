@@ -172,6 +172,18 @@ def test_a_function_without_the_decorator_is_explained(tiny_recipe: MakeRecipe, 
         values(tiny_recipe(), "broken.py:mine")
 
 
+def test_a_judge_under_any_name_is_looked_for_before_anything_is_written(
+    tiny_recipe: MakeRecipe, tiny_data: Path
+) -> None:
+    code = example_of_the_page().replace("    judge: JudgeOptions", "    self_reward: JudgeOptions")
+    (tiny_data / "my_method.py").write_text(code.replace("options.judge", "options.self_reward"))
+    own = {"self_reward": {"kind": "function", "function": "gone.py:score"}}
+    recipe = values(tiny_recipe("cream"), "my_method.py:best_of_n", best_of_n=own)
+    with pytest.raises(InputError, match=r"best_of_n\.self_reward\.function: no file 'gone\.py'"):
+        run(recipe)
+    assert not Path(recipe.output).exists()
+
+
 def test_a_strangers_judge_ranks_and_rewards(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
     shutil.copy(HERE / "third_party" / "mine.py", tiny_data / "mine.py")
     judge = {"kind": "function", "function": "mine.py:vowels"}

@@ -55,8 +55,8 @@ class RunData:
         return once + sum(once + len(append_turn(self.tokenizer, [], turn)) for turn in turns)
 
     def rendered(self, prompts: Sequence[Prompt], new_tokens: int, what: str = "prompts") -> list[RenderedPrompt]:
-        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut. Of
-        `self_lengthen`, whose answers are to be as long as the context allows, one is refused."""
+        """Prompts as token ids; those that leave no room for an answer are dropped and counted, never cut;
+        for a method that needs them whole (`Needs.whole`) one is refused."""
         found = []
         for prompt in prompts:
             ids = render_prompt(self.tokenizer, list(prompt.messages))

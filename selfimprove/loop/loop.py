@@ -89,7 +89,7 @@ class Loop(Record):
         if judge := recipe.ranked_by():
             check_judge(judge, recipe.search_folders(), recipe.judge_key, recipe.opening)
         if reward := recipe.rewarded_by():
-            check_reward(reward, recipe.search_folders(), f"{recipe.section}.reward", recipe.opening)
+            check_reward(reward, recipe.search_folders(), recipe.reward_key, recipe.opening)
         prepare = recipe.contract.prepare
         self.inputs = self._inputs() | (prepare(self, recipe.options) or {} if prepare else {})
         for changed in events.adopt_inputs(self.inputs):

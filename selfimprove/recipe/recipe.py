@@ -116,13 +116,12 @@ class Recipe(Strict):
 
     def ranked_by(self) -> JudgeOptions | None:
         """The judge that ranks the method's responses; None where it is the implicit reward, or nothing is ranked."""
-        own = getattr(self.options, "judge", None)
-        return own if isinstance(own, JudgeOptions) else self.judge
+        return self._own(JudgeOptions)[1] or self.judge
 
     @property
     def judge_key(self) -> str:
         """Where that judge stands in the recipe."""
-        return "judge" if self.judge else f"{self.section}.judge"
+        return "judge" if self.judge else f"{self.section}.{self._own(JudgeOptions)[0]}"
 
     @property
     def opening(self) -> Opening:
@@ -142,8 +141,19 @@ class Recipe(Strict):
 
     def rewarded_by(self) -> Reward | None:
         """The reward of a method that has one."""
-        own = getattr(self.options, "reward", None)
-        return own if isinstance(own, Reward) else None
+        return self._own(Reward)[1]
+
+    @property
+    def reward_key(self) -> str:
+        """Where that reward stands in the recipe."""
+        return f"{self.section}.{self._own(Reward)[0]}"
+
+    def _own(self, kind: type[Any]) -> tuple[str, Any]:
+        """Name and value of the field of the method's section that is of this type; ("", None) where there is none."""
+        fields = (
+            ((name, getattr(self.options, name)) for name in type(self.options).model_fields) if self.options else ()
+        )
+        return next(((name, value) for name, value in fields if isinstance(value, kind)), ("", None))
 
     def uses(self, kind: str) -> bool:
         """Whether the ranking judge, or the one behind it, is of this kind."""

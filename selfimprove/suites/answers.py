@@ -20,7 +20,7 @@ from selfimprove.suites.dialogues import Decoded, draw_by_group, rendered_items
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import Code, ExactMatch, Math, MultipleChoice
+from selfimprove.suites.suite_kinds import Code, ExactMatch, Math, MultipleChoice
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -19,7 +19,7 @@ from selfimprove.suites.dialogues import draw_by_group, rendered_items
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import CheckedSuite
+from selfimprove.suites.suite_kinds import CheckedSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

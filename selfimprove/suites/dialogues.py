@@ -18,7 +18,7 @@ from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, load_tokenizer
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.suites.kind import Loaded
-from selfimprove.suites.suites import PreferenceSuite
+from selfimprove.suites.suite_kinds import PreferenceSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

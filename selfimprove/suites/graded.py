@@ -30,7 +30,7 @@ from selfimprove.suites.judge_scores import Graded, less, measure_scores, with_d
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import GradedSuite
+from selfimprove.suites.suite_kinds import GradedSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -23,7 +23,7 @@ from selfimprove.suites.matches import (
     require_enough,
     with_interval,
 )
-from selfimprove.suites.suites import JudgeSuite
+from selfimprove.suites.suite_kinds import JudgeSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -23,7 +23,8 @@ from selfimprove.suites.judge_questions import response_question
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import LengthSuite, graded, load_suite
+from selfimprove.suites.suite_kinds import LengthSuite
+from selfimprove.suites.suites import graded, load_suite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -31,7 +31,7 @@ from selfimprove.suites.matches import (
     require_enough,
 )
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import PreferenceSuite
+from selfimprove.suites.suite_kinds import PreferenceSuite
 from selfimprove.suites.win_rate import WinRate, win_rate
 
 if TYPE_CHECKING:

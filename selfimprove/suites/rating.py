@@ -19,7 +19,7 @@ from selfimprove.suites.judge_questions import response_question
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import RatingSuite
+from selfimprove.suites.suite_kinds import RatingSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -13,7 +13,8 @@ from selfimprove.suites.graded import correlation_change
 from selfimprove.suites.kind import Found, Loaded
 from selfimprove.suites.outcome import Outcome, paired_change
 from selfimprove.suites.preference import length_controlled_change
-from selfimprove.suites.suites import JudgeSuite, graded, kind_of, load_suite
+from selfimprove.suites.suite_kinds import JudgeSuite
+from selfimprove.suites.suites import graded, kind_of, load_suite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -32,7 +32,7 @@ from selfimprove.suites.dialogues import draw_by_group, rendered_items
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
 from selfimprove.suites.outcome import Outcome
-from selfimprove.suites.suites import SelfCorrection
+from selfimprove.suites.suite_kinds import SelfCorrection
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -18,7 +18,6 @@ from selfimprove.data.sources import DataSource, Prompt, load_prompts
 from selfimprove.errors import InputError
 from selfimprove.judging.checkers.code_tasks import QUESTIONS, program_of
 from selfimprove.judging.checkers.constraints import read_constraints
-from selfimprove.judging.checkers.exact import exact_match, normalized
 from selfimprove.recipe.judges import Reader
 from selfimprove.recipe.sections import ServerOptions
 from selfimprove.recipe.strict_yaml import load_yaml
@@ -27,39 +26,13 @@ from selfimprove.shipped import shipped_suites, suites_folder
 from selfimprove.suites.kind import Loaded, SuiteKind
 from selfimprove.suites.suite_kinds import (
     CheckedSuite,
-    Code,
-    ExactMatch,
     GradedSuite,
     Judged,
     JudgeSuite,
     LengthSuite,
-    Math,
     MultipleChoice,
-    PreferenceSuite,
-    RatingSuite,
-    SelfCorrection,
     Suite,
 )
-
-__all__ = [
-    "CheckedSuite",
-    "Code",
-    "ExactMatch",
-    "GradedSuite",
-    "JudgeSuite",
-    "LengthSuite",
-    "Loaded",
-    "Math",
-    "MultipleChoice",
-    "PreferenceSuite",
-    "RatingSuite",
-    "SelfCorrection",
-    "Suite",
-    "exact_match",
-    "graded",
-    "load_suite",
-    "normalized",
-]
 
 
 def kind_of(loaded: Loaded) -> SuiteKind:

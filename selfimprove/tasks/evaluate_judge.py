@@ -13,7 +13,7 @@ from selfimprove.steps.kind import step_versions
 from selfimprove.suites.judge_quality import measure_judge
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.runner import load_chosen
-from selfimprove.suites.suites import JudgeSuite
+from selfimprove.suites.suite_kinds import JudgeSuite
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference

@@ -14,7 +14,7 @@ from selfimprove.recipe.contract import Needs, task
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.longen import demands_of, measure_responses, written_in
 from selfimprove.suites.runner import load_chosen
-from selfimprove.suites.suites import LengthSuite
+from selfimprove.suites.suite_kinds import LengthSuite
 from selfimprove.tasks.judge_file import adopt, rating_judge
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from selfimprove.judging.checkers.exact import exact_match
 from selfimprove.recipe.recipe import Recipe, changed_keys
 from selfimprove.report.events import Event, read_events
 from selfimprove.report.summary import dig, of_kind, rounds_of
-from selfimprove.suites.suites import ExactMatch, load_suite
+from selfimprove.suites.suite_kinds import ExactMatch
+from selfimprove.suites.suites import load_suite
 
 from .matrix import Cell
 
