@@ -54,7 +54,7 @@ def _cost(recipe: Recipe, options: Sharpening) -> Cost:
     cost=_cost,
 )
 def sharpening(loop: Loop, options: Sharpening) -> Policy:
-    """Algorithm 1, SFT form. Returns the last round's policy, or the best by development accuracy."""
+    """The SFT form. Returns the last round's policy, or the best by development accuracy."""
     base = policy = loop.base_policy  # pi_base: it draws, it rewards, and every training begins from it
     loop.evaluate(base)
     for round in loop.rounds():
