@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from selfimprove.recipe.sections import Strict
+
+if TYPE_CHECKING:
+    from selfimprove.report.part import Maker
 
 
 class Options(Strict):
@@ -67,6 +70,7 @@ class Method:
     over: Literal["loop", "inference"] = "loop"
     trains: bool = True
     own_samples: Callable[[Any], bool] | None = None
+    report: tuple[Maker, ...] = ()
 
     def __call__(self, loop: Any, *found: Any) -> Any:
         """Runs it with the options of the loop's recipe."""
@@ -86,6 +90,7 @@ def method(
     preview: Callable[[Any, Any], Any] | None = None,
     cost: Callable[[Any, Any], Any] | None = None,
     own_samples: Callable[[Any], bool] | None = None,
+    report: Sequence[Maker] = (),
 ) -> Callable[[Callable[..., Any]], Method]:
     """Makes a function `(loop, options) -> Policy` a method of its name.
 
@@ -103,6 +108,7 @@ def method(
         preview: `(loop, options) -> Preview`, for `selfimprove check`.
         cost: `(loop, options) -> Cost`: what a run takes, for `selfimprove check`, which otherwise gives no estimate.
         own_samples: whether its SFT is on the policy's own samples, by the options.
+        report: `(events) -> Part` each: what the report shows of it (`selfimprove/report/part.py`).
     """
 
     def make(function: Callable[..., Any]) -> Method:
@@ -121,6 +127,7 @@ def method(
             preview,
             cost,
             own_samples=own_samples,
+            report=tuple(report),
         )
 
     return make
@@ -135,6 +142,7 @@ def task(
     check: Callable[[Any, Any], Any] | None = None,
     prepare: Callable[[Any, Any], Any] | None = None,
     cost: Callable[[Any, Any], Any] | None = None,
+    report: Sequence[Maker] = (),
     over: Literal["loop", "inference"] = "inference",
 ) -> Callable[[Callable[..., Any]], Method]:
     """Makes a function a task: it measures or uses models and trains none.
@@ -155,6 +163,7 @@ def task(
             check=check,
             prepare=prepare,
             cost=cost,
+            report=tuple(report),
             over=over,
             trains=False,
         )

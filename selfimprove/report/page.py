@@ -14,10 +14,12 @@ from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
 from selfimprove.report import tables
+from selfimprove.report.charts import svg
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.examples import examples_of
+from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
-from selfimprove.report.parts import parts_of
+from selfimprove.report.part import Part, parts_of
 from selfimprove.report.summary import (
     dig,
     duration,
@@ -72,12 +74,34 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
         metric=first_metric(events).name,
         gates=gates,
         gates_failed=[gate for gate in gates if not gate["passed"]],
-        parts=parts_of(events),
+        parts=[_shown(part, place) for place, part in enumerate(parts_of(events))] + _old(events),
         rounds=[found for event in rounds_of(events) if (found := examples_of(event)).examples],
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
         versions=as_dict(run.get("versions")),
         model_digest=text(run.get("model_digest")),
     )
+
+
+def _shown(part: Part, place: int) -> dict[str, Any]:
+    """A part as the template takes it."""
+    charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(part.charts)]
+    return {"title": part.title, "text": part.text, "charts": charts, "tables": part.tables, "examples": part.examples}
+
+
+def _old(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """TRANSITION: what is not yet a `Part`."""
+    return [
+        {
+            "title": one.title,
+            "text": one.note,
+            "charts": [(plot.title, plot.note, plot.svg) for plot in one.plots],
+            "tables": [
+                {"title": title, "columns": t.columns, "cells": t.rows, "wide": t.wide} for title, t in one.tables
+            ],
+            "examples": one.examples,
+        }
+        for one in old_parts_of(events)
+    ]
 
 
 def _judges_by_order(events: Sequence[Event]) -> list[str]:

@@ -46,6 +46,10 @@ class Table:
         self.rows = [[row[index] for index in used] for row in self.rows]
 
     @property
+    def cells(self) -> list[list[str]]:
+        return self.rows
+
+    @property
     def wide(self) -> list[bool]:
         """Of each column, whether it holds sentences, which are to be wrapped."""
         return [any(len(row[place]) > 60 for row in self.rows) for place in range(len(self.columns))]

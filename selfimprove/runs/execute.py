@@ -160,6 +160,7 @@ def _begun(loop: Inference, folder: Path) -> None:
         device=loop.device,
         backend=loop.backend,
         recipe=recipe.model_dump(mode="json"),
+        beside=str(Path(recipe.folder).resolve()),
         warnings=model_notes(model) if model else [],
     )
 

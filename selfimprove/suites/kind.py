@@ -12,7 +12,7 @@ Found by its name as methods are: ours, those of installed packages, and `kind: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from selfimprove.data.labelled import LabelledPair
 from selfimprove.data.scored import Scored
 from selfimprove.data.sources import Prompt
+from selfimprove.report.part import Maker
 from selfimprove.suites.suite_kinds import (
     Suite,
     SuiteOptions,
@@ -61,6 +62,7 @@ class SuiteKind:
     metric: str | Callable[[Any], str] = "accuracy"
     prepare: Callable[[Inference, Loaded], Found] | None = None
     answers: bool = True
+    report: tuple[Maker, ...] = ()
 
     def metric_of(self, suite: SuiteOptions) -> str:
         """The name of the suite's value."""
@@ -73,6 +75,7 @@ def suite_kind(
     metric: str | Callable[[Any], str] = "accuracy",
     prepare: Callable[[Inference, Loaded], Found] | None = None,
     answers: bool = True,
+    report: Sequence[Maker] = (),
 ) -> Callable[[Callable[[Inference, Loaded, Policy, Any], Outcome]], SuiteKind]:
     """Makes a function `(loop, loaded, policy, found) -> Outcome` a kind of suites of its name.
 
@@ -81,9 +84,11 @@ def suite_kind(
         metric: what the value is called, by the suite's options where it depends on them. A share, but for ours.
         prepare: `(loop, loaded)`: finds what is needed before anything is trained; it is given back as `found`.
         answers: every item must have an `answer`.
+        report: `(events) -> Part` each: what the report shows beside value and groups (`selfimprove/report/part.py`).
     """
 
     def make(function: Callable[[Inference, Loaded, Policy, Any], Outcome]) -> SuiteKind:
-        return SuiteKind(getattr(function, "__name__", "suite"), options, function, metric, prepare, answers)
+        name = getattr(function, "__name__", "suite")
+        return SuiteKind(name, options, function, metric, prepare, answers, tuple(report))
 
     return make

@@ -24,7 +24,7 @@ from selfimprove.report.tables import Table
 
 
 @dataclass
-class Part:
+class OldPart:
     """A part of the page: what it answers, its plots, its tables (the second and later ones folded), and examples."""
 
     title: str
@@ -34,7 +34,7 @@ class Part:
     examples: list[JudgedExamples]
 
 
-def parts_of(events: Sequence[Event]) -> list[Part]:
+def old_parts_of(events: Sequence[Event]) -> list[OldPart]:
     """The parts that there is anything for, in the order in which a loop is judged."""
     drawn = plots(events)
     parts = [
@@ -245,7 +245,7 @@ def parts_of(events: Sequence[Event]) -> list[Part]:
         ),
     ]
     found = [
-        Part(
+        OldPart(
             title,
             note,
             [plot for plot in drawn if plot.part == part],

@@ -1,0 +1,203 @@
+"""How each preset of `charts.py` is drawn, by Altair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from selfimprove.report.charts import COLOURS, GREY, ORANGE, WIDTH, Chart, Row
+from selfimprove.report.text import visible
+
+_HEIGHT = {"histogram": 80, "heat": 150}
+_QUIET: dict[str, Any] = {"aria": False}  # no mark of its own for a pointer or a screen reader
+
+
+def panel(chart: Chart, name: str) -> alt.LayerChart:
+    """The rows of one panel, above its reference lines."""
+    rows = [_clean(chart, row) for row in chart.rows if str(row.get("panel", "")) == name]
+    layers = {
+        "dots": _dots, "lines": _lines, "bars": _bars, "histogram": _histogram, "heat": _heat, "spread": _spread,
+        "areas": _areas,
+    }[chart.kind](chart, rows)  # fmt: skip
+    drawn = alt.layer(*_references(chart), *layers)
+    categories = len(dict.fromkeys(row.get("x") for row in rows))
+    tall = chart.height or (30 * categories + 12 if chart.across else _HEIGHT.get(chart.kind, 190))
+    drawn = drawn.properties(height=tall, width=WIDTH)
+    return drawn.properties(title=visible(name)) if name else drawn
+
+
+def _clean(chart: Chart, row: Row) -> dict[str, Any]:
+    shown = {key: visible(value) if isinstance(value, str) else value for key, value in row.items()}
+    return shown | {"tip": shown.get("tip") or _tip(shown)}
+
+
+def _tip(row: Row) -> str:
+    """What a mark says of itself."""
+    said = [str(row["series"])] if "series" in row else []
+    said += [f"{row['x']:.4g}" if isinstance(row.get("x"), float) else str(row.get("x", ""))]
+    value = row.get("value", row.get("y"))
+    interval = f" [{row['low']:.4g}, {row['high']:.4g}]" if None not in (row.get("low"), row.get("high")) else ""
+    return " ".join(filter(None, said)) + (f": {value:.4g}{interval}" if isinstance(value, int | float) else "")
+
+
+def _chart(rows: Sequence[Row]) -> alt.Chart:
+    return alt.Chart(alt.Data(values=list(rows)))
+
+
+def _references(chart: Chart) -> list[alt.Chart]:
+    """Dashed lines at values, and across the other axis."""
+    up = chart.across or chart.kind == "histogram"
+    found = []
+    for places, axis in ((chart.at, "x" if up else "y"), (chart.at_x, "y" if up else "x")):
+        if places:
+            channel = alt.X("at:Q") if axis == "x" else alt.Y("at:Q")
+            mark = _chart([{"at": one} for one in places]).mark_rule(strokeDash=[5, 3], color=GREY, **_QUIET)
+            found.append(mark.encode(channel))
+    return found
+
+
+def _numeric(rows: Sequence[Row]) -> bool:
+    return all(isinstance(row.get("x"), int | float) for row in rows)
+
+
+def _place(chart: Chart, rows: Sequence[Row], **scale: Any) -> Any:
+    """The axis of `x`: numbers as they are, categories in the order of their first row."""
+    make = alt.Y if chart.across else alt.X
+    if _numeric(rows):
+        whole = all(float(row["x"]).is_integer() for row in rows)
+        return make("x:Q").title(chart.x).scale(zero=False, nice=False, padding=6).axis(tickMinStep=1 if whole else 0)
+    names = list(dict.fromkeys(row["x"] for row in rows))
+    slanted = not chart.across and sum(map(len, names)) > 50
+    axis = alt.Axis(labelAngle=-30 if slanted else 0, labelLimit=130 if slanted else 190, grid=False)
+    return make("x:N").title(None if chart.across else chart.x).sort(names).axis(axis).scale(**scale)
+
+
+def _value(chart: Chart, key: str = "y") -> Any:
+    low, high = chart.values
+    bounds = {name: one for name, one in (("domainMin", low), ("domainMax", high)) if one is not None}
+    axis = alt.X if chart.across else alt.Y
+    return axis(f"{key}:Q").title(chart.y).scale(zero=low == 0 or chart.kind in ("bars", "areas"), **bounds)
+
+
+def _colour(rows: Sequence[Row]) -> Any:
+    names = list(dict.fromkeys(row["series"] for row in rows if "series" in row))
+    if not names:
+        return alt.ColorValue(COLOURS[0])
+    scale = alt.Scale(domain=names, range=[COLOURS[place % len(COLOURS)] for place in range(len(names))])
+    return alt.Color("series:N").scale(scale).legend(alt.Legend(symbolOpacity=1) if len(names) > 1 else None)
+
+
+def _end(chart: Chart, key: str) -> Any:
+    return (alt.X2 if chart.across else alt.Y2)(f"{key}:Q")
+
+
+def _dots(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    base, beside = _chart(rows), []
+    if len({row.get("series") for row in rows}) > 1 and not _numeric(rows):
+        beside = [alt.YOffset("series:N").sort(None) if chart.across else alt.XOffset("series:N").sort(None)]
+    place = _place(chart, rows, paddingInner=0.5, paddingOuter=0.25)
+    common = [place, _colour(rows), *beside]
+    layers = []
+    if chart.joined:
+        layers.append(base.mark_line(opacity=0.4, strokeWidth=1.6, **_QUIET).encode(*common, _value(chart)))
+    bounded = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+    layers.append(
+        bounded.mark_rule(strokeWidth=1.8, **_QUIET).encode(*common, _value(chart, "low"), _end(chart, "high"))
+    )
+    told = alt.Description("tip:N")
+    area = [alt.Size("size:Q").scale(range=[15, 160]).legend(None)] if any("size" in row for row in rows) else []
+    for ring in (False, True):
+        if any(bool(row.get("ring")) is ring for row in rows):
+            some = base.transform_filter("datum.ring" if ring else "!datum.ring")
+            mark = some.mark_point(filled=not ring, size=50, strokeWidth=1.8, opacity=0.95)
+            layers.append(mark.encode(*common, _value(chart), told, *area))
+    return layers
+
+
+def _lines(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    layers = []
+    for pale in (True, False):
+        some = [row for row in rows if bool(row.get("pale")) is pale]
+        if some:
+            point: Any = alt.OverlayMarkDef(size=28) if len(some) < 40 and not pale else False
+            mark = _chart(some).mark_line(
+                strokeWidth=1 if pale else 2, opacity=0.35 if pale else 1, point=point, aria=not pale
+            )
+            dashes = [alt.StrokeDash("dash:N").legend(None)] if any("dash" in row for row in rows) else []
+            layers.append(
+                mark.encode(_place(chart, rows), _value(chart), _colour(rows), alt.Description("tip:N"), *dashes)
+            )
+    return layers
+
+
+def _bars(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    value = _value(chart).stack("zero")
+    order = alt.Order("place:Q")
+    numbered = [{**row, "place": place} for place, row in enumerate(rows)]
+    bars = [row for row in numbered if "y" in row]
+    layers = [
+        _chart(bars).mark_bar().encode(_place(chart, rows), value, _colour(rows), alt.Description("tip:N"), order)
+    ]
+    ticks = [row for row in numbered if "tick" in row]
+    if ticks:
+        mark = _chart(ticks).mark_tick(thickness=2.5, color="#010203", **_QUIET)
+        layers.append(mark.encode(_place(chart, rows), _value(chart, "tick")))
+    bounded = [row for row in bars if None not in (row.get("low"), row.get("high"))]
+    if bounded:
+        mark = _chart(bounded).mark_rule(color="#010203", **_QUIET)
+        layers.append(mark.encode(_place(chart, rows), _value(chart, "low"), _end(chart, "high")))
+    return layers
+
+
+def _histogram(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    assert chart.bins is not None
+    low, high, many = chart.bins
+    step = (high - low) / many
+    found = [0] * many
+    for row in rows:
+        if "x" in row:
+            found[min(max(int((row["x"] - low) / step), 0), many - 1)] += 1
+    counted = [
+        {
+            "from": low + step * place,
+            "to": low + step * (place + 1),
+            "y": one,
+            "tip": f"{low + step * place:.3g}: {one}",
+        }
+        for place, one in enumerate(found)
+    ]
+    across = alt.X("from:Q").title(chart.x).scale(domain=[low, high], nice=False)
+    height = alt.Y("y:Q").title(chart.y).axis(tickMinStep=1, tickCount=3)
+    mark = _chart(counted).mark_bar(color=COLOURS[0], opacity=0.8)
+    layers = [mark.encode(across, alt.X2("to:Q"), height, alt.Y2Datum(0), alt.Description("tip:N"))]
+    if means := [{"mean": row["mean"]} for row in rows if "mean" in row]:
+        layers.append(_chart(means).mark_rule(color=ORANGE, strokeWidth=2, **_QUIET).encode(alt.X("mean:Q")))
+    return layers
+
+
+def _heat(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    names = list(dict.fromkeys(row["y"] for row in rows))
+    base = _chart(rows).encode(_place(chart, rows), alt.Y("y:N").title(chart.y).sort(names).axis(grid=False))
+    shade = alt.Opacity("value:Q").legend(None).scale(range=[0.08, 0.85])
+    return [
+        base.mark_rect(color=COLOURS[0]).encode(shade, alt.Description("tip:N")),
+        base.mark_text(color="#010203", fontSize=11, **_QUIET).encode(alt.Text("text:N")),
+    ]
+
+
+def _spread(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    beside = [alt.XOffset("series:N").sort(None)] if len({row.get("series") for row in rows}) > 1 else []
+    base, common = _chart(rows), [_place(chart, rows, paddingInner=0.5, paddingOuter=0.25), _colour(rows), *beside]
+    thin = base.mark_rule(strokeWidth=1.2, **_QUIET).encode(*common, _value(chart, "low"), _end(chart, "high"))
+    thick = base.mark_rule(strokeWidth=8, opacity=0.5, **_QUIET).encode(
+        *common, _value(chart, "first"), _end(chart, "third")
+    )
+    dot = base.mark_point(filled=True, size=50, opacity=1).encode(*common, _value(chart), alt.Description("tip:N"))
+    return [thin, thick, dot]
+
+
+def _areas(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
+    mark = _chart(rows).mark_area(opacity=0.85, **_QUIET)
+    return [mark.encode(_place(chart, rows), _value(chart).stack("zero"), _colour(rows))]

@@ -1,0 +1,110 @@
+"""Tables as data: rows as they were measured, and columns that say where a value stands and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+from selfimprove.report.events import plain
+from selfimprove.report.summary import count, dig, duration, fixed, rate, text, with_interval
+
+Show = Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Col:
+    """A column.
+
+    Attributes:
+        title: its header, with the unit.
+        value: where a row has it: a key, `a.b` for one within another, or a function of the row. By default the title.
+        show: the value as text, empty where there is none.
+    """
+
+    title: str
+    value: str | Callable[[Any], Any] = ""
+    show: Show = text
+
+    def of(self, row: Any) -> Any:
+        """The row's value; None where it has none."""
+        return self.value(row) if callable(self.value) else dig(row, *(self.value or self.title).split("."))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and columns. A column that no row has anything for is not shown.
+
+    Attributes:
+        title: what the rows are.
+        rows: mappings, or whatever the columns read.
+    """
+
+    title: str = ""
+    rows: Sequence[Any] = ()
+    cols: Sequence[Col] = field(default=())
+
+    @cached_property
+    def _shown(self) -> list[tuple[Col, list[str]]]:
+        every = [(col, [col.show(col.of(row)) for row in self.rows]) for col in self.cols]
+        return [(col, cells) for col, cells in every if any(cells)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The headers of what is shown."""
+        return [col.title for col, _ in self._shown]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """What is shown, as text, row by row."""
+        return [[cells[place] for _, cells in self._shown] for place, _ in enumerate(self.rows)]
+
+    @property
+    def wide(self) -> list[bool]:
+        """Of each column, whether it holds sentences, which are to be wrapped."""
+        return [any(len(cell) > 60 for cell in cells) for _, cells in self._shown]
+
+    def values(self) -> list[dict[str, Any]]:
+        """The same as numbers, for programs; NaN as None."""
+        return [{col.title: plain(col.of(row)) for col, _ in self._shown} for row in self.rows]
+
+    def __bool__(self) -> bool:
+        return bool(self._shown)
+
+
+def short(value: Any) -> str:
+    """Four significant digits of a fraction, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else text(value)
+
+
+def counts(value: Any) -> str:
+    """`reason: 3, other: 1` from {reason: count}."""
+    return ", ".join(f"{text(reason)}: {short(found)}" for reason, found in as_dict(value).items())
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def decimals(digits: int, *, scale: float = 1, sign: bool = False) -> Show:
+    """Shows a number with so many decimals."""
+    return partial(fixed, digits=digits, scale=scale, sign=sign)
+
+
+def interval(key: str = "value", *, digits: int = 1, scale: float = 1, sign: bool = False) -> Show:
+    """Shows `12.3 [10.1, 14.5]` from {key, low, high}."""
+    return partial(with_interval, key=key, digits=digits, scale=scale, sign=sign)
+
+
+points = interval("difference", scale=100, sign=True)
+percent = decimals(1, scale=100)
+
+__all__ = [
+    "Col", "Show", "Table", "as_dict", "as_list", "count", "counts", "decimals", "duration", "interval", "percent",
+    "points", "rate", "short",
+]  # fmt: skip
