@@ -39,17 +39,6 @@ def old_parts_of(events: Sequence[Event]) -> list[OldPart]:
     drawn = plots(events)
     parts = [
         (
-            "accuracy",
-            "Did it get better?",
-            "Changes are paired: the same items, before and after.",
-            [
-                outcome.before_after(events),
-                ("Evaluations", tables.evaluations_table(events)),
-                ("Accuracy by group", tables.groups_table(events, "accuracy")),
-                ("Other metrics by group", tables.groups_table(events, "other")),
-            ],
-        ),
-        (
             "self_correction",
             "Does it correct itself?",
             "The policy reads its own first attempt and an instruction that does not say whether it was right, and "
@@ -226,22 +215,6 @@ def old_parts_of(events: Sequence[Event]) -> list[OldPart]:
                 ("Filters", lengthening_tables.filters_table(events)),
                 ("Some texts", lengthening_tables.texts_table(events)),
             ],
-        ),
-        (
-            "figures",
-            "What else did the method report?",
-            "",
-            [(name, tables.figures_table(events, name)) for name in tables.figure_names(events)],
-        ),
-        ("training", "Training", "", [("Training stages", tables.training_table(events))]),
-        (
-            "time",
-            "Where did the time go?",
-            "Steps reused from an earlier start of the run are not counted. The floor is the time that a step's "
-            "unavoidable matrix products take at this machine's speed; a share of 100% cannot be reached. Round 0 is "
-            "what comes before the rounds. Tokens are those sampled or scored (with the prompts where they are "
-            "sampled), or trained on.",
-            [("Stages", tables.times_table(events)), ("Sampling engine", tables.engines_table(events))],
         ),
     ]
     found = [

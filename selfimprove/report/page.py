@@ -13,13 +13,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.report import tables
-from selfimprove.report.charts import svg
+from selfimprove.report.charts import Chart, svg
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.examples import examples_of
+from selfimprove.report.general import GENERAL
 from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
 from selfimprove.report.part import Part, parts_of
+from selfimprove.report.policies import all_figures_table, policies_table
 from selfimprove.report.summary import (
     dig,
     duration,
@@ -31,7 +32,7 @@ from selfimprove.report.summary import (
     rounds_of,
     text,
 )
-from selfimprove.report.tables import as_dict, as_list, short
+from selfimprove.report.table import as_dict, as_list, short
 from selfimprove.report.text import visible
 
 
@@ -63,18 +64,23 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
     run = next(reversed(of_kind(events, "run")), {})
     gates = [_gate(event) for event in of_kind(events, "gate")]
     recipe = run.get("recipe")
+    parts = parts_of(events, GENERAL)
+    picture = next((chart for part in parts for chart in part.charts if part.place == "quality"), None)
     return environment.from_string(source).render(
         name=text(run.get("name")) or fallback_name,
         facts=_facts(run, events),
         outcome=outcome_sentences(events),
+        picture=picture and (picture.title, picture.note, svg(picture, "outcome")),
+        policies=policies_table(events),
+        all_figures=all_figures_table(events),
+        kept=_kept(events),
         has_rounds=bool(rounds_of(events)),
         warnings=[*(text(item) for item in as_list(run.get("warnings"))), *_judges_by_order(events)],
-        policies=tables.policies_table(events),
         suite=next(iter(evaluations_of(events)), ""),
         metric=first_metric(events).name,
         gates=gates,
         gates_failed=[gate for gate in gates if not gate["passed"]],
-        parts=[_shown(part, place) for place, part in enumerate(parts_of(events))] + _old(events),
+        parts=[_shown(part, place, picture) for place, part in enumerate(parts)] + _old(events),
         rounds=[found for event in rounds_of(events) if (found := examples_of(event)).examples],
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
         versions=as_dict(run.get("versions")),
@@ -82,9 +88,18 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
     )
 
 
-def _shown(part: Part, place: int) -> dict[str, Any]:
-    """A part as the template takes it."""
-    charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(part.charts)]
+def _kept(events: Sequence[Event]) -> dict[str, str]:
+    """The policy that a finished run kept: its name, and whether it is an adapter, a model, or none."""
+    done = next(reversed(of_kind(events, "done")), {})
+    if not done.get("policy"):
+        return {}
+    return {"name": text(done["policy"]), "suite": next(iter(evaluations_of(events)), "")}
+
+
+def _shown(part: Part, place: int, picture: Chart | None) -> dict[str, Any]:
+    """A part as the template takes it, without the chart that stands at the top."""
+    drawn = [chart for chart in part.charts if chart is not picture]
+    charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(drawn)]
     return {"title": part.title, "text": part.text, "charts": charts, "tables": part.tables, "examples": part.examples}
 
 
