@@ -325,3 +325,15 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif before != after:
             lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return lines
+
+
+def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a resolved recipe by their dotted keys.
+
+    >>> flat_keys({"seed": 0, "sft": {"epochs": 2}})
+    {'seed': 0, 'sft.epochs': 2}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found

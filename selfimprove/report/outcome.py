@@ -39,7 +39,7 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
     run = next(reversed(of_kind(events, "run")), {})
     found = [ORACLE] if done.get("oracle") or _oracle_recipe(run) else []
     for suite, by_policy in evaluations_of(events).items():
-        first, last = _first_and_kept(events, by_policy)
+        first, last = first_and_kept(events, by_policy)
         if first is None or last is None:
             continue
         metric = metric_of(last)
@@ -68,7 +68,7 @@ def _oracle_recipe(run: Event) -> bool:
     return any(dig(run, "recipe", *path, "kind") == "oracle" for path in ((section, "judge"), ("judge",)) if all(path))
 
 
-def _first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tuple[Event | None, Event | None]:
+def first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tuple[Event | None, Event | None]:
     """The first policy's evaluation and the kept one's (the last, while the run goes on); None unless they differ."""
     done = next(reversed(of_kind(events, "done")), {})
     measured = [policy for policy in policies_of(events) if policy in by_policy]
@@ -86,7 +86,7 @@ def before_after(events: Sequence[Event], most: int = 8) -> NewTable:
     better = worse = seen = 0
     names = ("before", "after")
     for suite, by_policy in evaluations_of(events).items():
-        first, last = _first_and_kept(events, by_policy)
+        first, last = first_and_kept(events, by_policy)
         if first is None or last is None:
             continue
         names = (text(first.get("policy")), text(last.get("policy")))

@@ -19,6 +19,7 @@ from selfimprove.report.outcome import before_after
 from selfimprove.report.policies import terminal_table
 from selfimprove.report.score_stages import END, stage_rows
 from selfimprove.report.summary import dig, duration, evaluations_of, first_metric, text
+from selfimprove.report.table import Table as Data
 from selfimprove.report.text import printable, visible
 
 __all__ = ["Progress", "before_after_table", "printable", "rounds_table", "stages_table"]
@@ -152,6 +153,20 @@ def _time_left(done: float, total: float, elapsed: float) -> str:
         return "?"
     left = round(elapsed * max(total - done, 0) / done)
     return duration(left) if left >= 60 else f"{left} s"
+
+
+def as_rich(table: Data) -> Table:
+    """A table for a terminal of any width: it gives up its last columns where it is too wide."""
+    found = NarrowTable(title=printable(table.title) or None, title_justify="left", box=None, pad_edge=False)
+    numbers = [all(isinstance(col.of(row), int | float | None) for row in table.rows) for col in table.cols]
+    right = {col.title for col, number in zip(table.cols, numbers, strict=True) if number}
+    for place, (header, wide) in enumerate(zip(table.columns, table.wide, strict=True)):
+        found.add_column(
+            printable(header), justify="right" if header in right else "left", no_wrap=not wide and not place
+        )
+    for row in table.cells:
+        found.add_row(*map(printable, row))
+    return found
 
 
 def rounds_table(events: Sequence[Event]) -> Table:
