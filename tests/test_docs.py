@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -90,16 +91,35 @@ def anchors(name: str) -> list[str]:
     ]
 
 
+def links(name: str) -> list[str]:
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(name)) if not re.match(r"\w+:", target)]
+
+
+def ends(name: str) -> list[str]:
+    """The files that a page links to, from the root of the repository."""
+    found = [target.partition("#")[0] for target in links(name)]
+    return [str(((ROOT / name).parent / path).resolve().relative_to(ROOT)) for path in found if path]
+
+
 @pytest.mark.parametrize("name", MARKDOWN)
 def test_every_link_has_its_end(name: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(name)):
-        if re.match(r"\w+:", target):
-            continue
+    for target in links(name):
         path, _, place = target.partition("#")
         end = (ROOT / name).parent / path if path else ROOT / name
         assert end.is_file(), f"{name}: {target}"  # a folder would be no page of the site
         if place:
             assert anchors(str(end.resolve().relative_to(ROOT))).count(place) == 1, f"{name}: {target}"
+
+
+def test_the_site_has_every_page() -> None:
+    def pages(nav: Any) -> list[str]:
+        return [nav] if isinstance(nav, str) else [page for one in nav for page in pages(*one.values())]
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert sorted(pages(site["nav"])) == sorted(name for name in MARKDOWN if re.match(r"docs/|[A-Z]+\.md", name))
+    copied = re.search(r"cp -R (.*) build/pages", (ROOT / "Makefile").read_text())[1].split()
+    linked = {path for name in pages(site["nav"]) for path in ends(name)}
+    assert [path for path in linked if not any(path == one or path.startswith(f"{one}/") for one in copied)] == []
 
 
 def test_documents_that_code_and_recipes_name_are_there() -> None:
