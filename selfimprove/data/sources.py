@@ -85,8 +85,9 @@ class DataSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     path: str | None = None
-    """A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a prompt a line), a folder or a pattern of such files, or
-    a list in a Python file (`mine.py:prompts`: texts, rows, or a function that returns them)."""
+    """A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a prompt a line), a folder of such files, a `save_to_disk`
+    folder, a pattern (`parts/*.parquet`), or a list in a Python file (`mine.py:prompts`: texts, rows, or a function
+    that returns them)."""
     hub: str | None = None
     """A data set on the hub, with Parquet files."""
     file: str | None = None
