@@ -10,12 +10,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError
 from selfimprove.models.server import Server
+from selfimprove.registry import names, unknown
 
 
 class Strict(BaseModel):
@@ -86,11 +88,12 @@ class ServerOptions(Strict):
 
 
 class Sampling(Strict):
-    """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result. `top_k`, `min_p`
-    (0: off), `repetition_penalty` (1: off), `stop` (texts that end a response): of what is sampled to be judged or
-    trained, not of suites, which have their own."""
+    """How responses are drawn. `backend`: `auto`, one of ours, of an installed package, or `file.py:thing`.
+    `batch_tokens` bounds rows x tokens of one batch and changes no result. `top_k`, `min_p` (0: off),
+    `repetition_penalty` (1: off), `stop` (texts that end a response): of what is sampled to be judged or trained, not
+    of suites, which have their own."""
 
-    backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
+    backend: str = "auto"
     n: Positive = 5
     temperature: Annotated[float, Field(gt=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -109,6 +112,14 @@ class Sampling(Strict):
         names = ("top_k", "min_p", "repetition_penalty", "stop")
         off = {name: type(self).model_fields[name].default for name in names}
         return {name: value for name in names if (value := getattr(self, name)) != off[name]}
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, backend: str) -> str:
+        known = ["auto", *names("sampler")]
+        if ":" not in backend and backend not in known:
+            raise ValueError(unknown("sampler", backend, known))
+        return backend
 
     @model_validator(mode="after")
     def _has_server(self) -> Self:
