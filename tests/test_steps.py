@@ -172,6 +172,11 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "iterative_dpo.judge.model": {"iterative_dpo": {"judge": {"kind": "majority", "model": "x"}}},
     "iterative_dpo.judge.rubric": {"iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points"}}},
     "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "operator:eq"}}},
+    "iterative_dpo.judge.options": {
+        "iterative_dpo": {
+            "judge": {"kind": "function", "function": "third_party.mine:agreement", "options": {"letters": 2}}
+        }
+    },
     **{
         f"iterative_dpo.judge.{name}": {"iterative_dpo": {"judge": judge}}
         for name, judge in {
