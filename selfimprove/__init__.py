@@ -6,14 +6,17 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfimprove.data.rows import Responses, Scores
     from selfimprove.loop.loop import Judged, Loop, Trained
     from selfimprove.loop.record import Round
     from selfimprove.models.policy import Policy
     from selfimprove.recipe.contract import Needs, Options, method, task
+    from selfimprove.recipe.judge_kind import judge
     from selfimprove.recipe.judges import JudgeOptions, Reward
     from selfimprove.recipe.recipe import Recipe, load_recipe
     from selfimprove.runs.execute import run
     from selfimprove.runs.results import Result
+    from selfimprove.sampling.sampler import Decoding, Request, Sampled, Sampler
     from selfimprove.steps.cost import Cost, Preview
     from selfimprove.steps.kind import StepKind
     from selfimprove.suites.kind import suite_kind
@@ -30,9 +33,12 @@ _WHERE = {
     "runs.execute": ("run",),
     "runs.results": ("Result",),
     "models.policy": ("Policy",),
+    "data.rows": ("Responses", "Scores"),
+    "sampling.sampler": ("Decoding", "Request", "Sampled", "Sampler"),
     "loop.loop": ("Judged", "Loop", "Trained"),
     "loop.record": ("Round",),
     "recipe.contract": ("Needs", "Options", "method", "task"),
+    "recipe.judge_kind": ("judge",),
     "recipe.judges": ("JudgeOptions", "Reward"),
     "steps.cost": ("Cost", "Preview"),
     "steps.kind": ("StepKind",),
@@ -42,6 +48,7 @@ _WHERE = {
 }
 __all__ = [
     "Cost",
+    "Decoding",
     "JudgeOptions",
     "Judged",
     "Loop",
@@ -51,13 +58,19 @@ __all__ = [
     "Policy",
     "Preview",
     "Recipe",
+    "Request",
+    "Responses",
     "Result",
     "Reward",
     "Round",
+    "Sampled",
+    "Sampler",
+    "Scores",
     "StepKind",
     "SuiteOptions",
     "Trained",
     "__version__",
+    "judge",
     "load_recipe",
     "method",
     "run",

@@ -19,10 +19,10 @@ from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, adapter_rank, declared_ends, load_tokenizer, pick_device
 from selfimprove.models.thoughts import opens_thought, said
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.registry import Code, code_at, find_code
+from selfimprove.registry import OURS, Code, code_at, find_code
 from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
-from selfimprove.sampling.backends import choose_backend
+from selfimprove.sampling.backends import choose_backend, found_sampler
 from selfimprove.steps.floor import step_floor
 from selfimprove.steps.kind import step_kind
 from selfimprove.steps.run import StepRequest, run_step
@@ -56,6 +56,9 @@ class Inference:
         given = recipe.training.dtype
         self.dtype = given if given != "auto" else ("bfloat16" if self.device.startswith("cuda") else "float32")
         self.backend, _ = choose_backend(recipe.sampling.backend, self.device)
+        # A file of the user's that samples: where it is, and its digest.
+        self._sampler = self.code_of(self.backend, "sampling.backend") if ":" in self.backend else None
+        found_sampler(self.backend, self._sampler)
 
     def note(self, text: str) -> None:
         """Tells the person, and the report."""
@@ -157,7 +160,7 @@ class Inference:
                         stop_ids(load_tokenizer(policy), declared_ends(policy)) if stops is None else stops
                     ),
                     "dtype": self.dtype,
-                    "backend": backend,
+                    **self.sampler_options(backend),
                     **{name: list(one) if name == "stop" else one for name, one in (shaping or {}).items()},
                 },
                 inputs={"prompts": [{"prompt_id": p.id, "prompt_ids": list(p.prompt_ids)} for p in prompts]},
@@ -265,8 +268,13 @@ class Inference:
         own = self.base_policy is not None and policy.base_digest == self.base_policy.base_digest
         return "transformers" if self.backend == "openai" and not own else self.backend
 
+    def sampler_options(self, backend: str) -> dict[str, Any]:
+        """What of the sampler is in a step's key: its name, and the digest of a file."""
+        own = self._sampler if backend == self.backend else None
+        return {"backend": backend, **({"sampler_digest": own.digest} if own and own.digest else {})}
+
     def sampler_execution(self, policy: Policy, backend: str) -> dict[str, Any]:
-        """What the sampler's backend needs to know that changes its responses by rounding only."""
+        """What the sampler needs to know beside its options, and changes its responses by rounding only."""
         sampling = self.recipe.sampling
         if backend == "vllm":
             own = sampling.vllm.model_dump()
@@ -277,7 +285,11 @@ class Inference:
             served = replace(self.base_policy, adapter=None, adapter_digest=None)  # adapters are loaded beside it
             needs = "sampler_agrees" not in self.recipe.gates.disabled
             return {"server": sampling.server.model_dump(), "served_policy": served.spec(), "needs_log_probs": needs}
-        return {"batch_tokens": sampling.batch_tokens}
+        if backend in OURS["sampler"]:
+            return {"batch_tokens": sampling.batch_tokens}
+        server = sampling.server.model_dump() if sampling.server else None
+        file = self._sampler.file if self._sampler else None
+        return {"batch_tokens": sampling.batch_tokens, "server": server, "sampler_file": file}
 
     def _report_engine(self) -> None:
         """Events of the vLLM engine's starts and swaps since the last step."""

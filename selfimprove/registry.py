@@ -9,14 +9,15 @@ import importlib
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from selfimprove.errors import InputError
+from selfimprove.errors import InputError, RunFailed, SelfImproveError
 
 # What comes with the package, as `module:thing` of it. An installed package adds its own by entry points of the group
 # `selfimprove.<kind>s`.
@@ -51,6 +52,27 @@ OURS: dict[str, dict[str, str]] = {
         "rating": "suites.kinds:rating",
         "length": "suites.kinds:length",
         "judge": "suites.kinds:judge",
+    },
+    "judge": {
+        "implicit_reward": "judging.likelihoods:IMPLICIT_REWARD",
+        "likelihood": "judging.likelihoods:LIKELIHOOD",
+        "exact_match": "judging.answers:EXACT_MATCH",
+        "math": "judging.answers:MATH",
+        "code": "judging.answers:CODE",
+        "constraints": "judging.answers:CONSTRAINTS",
+        "majority": "judging.answers:MAJORITY",
+        "reward_model": "judging.reward_readers:REWARD_MODEL",
+        "rubric": "judging.rubric_judge:RUBRIC",
+        "function": "judging.functions:FUNCTION",
+        "random": "judging.controls:RANDOM",
+        "incorrect": "judging.controls:INCORRECT",
+        "format": "judging.controls:FORMAT",
+        "oracle": "judging.controls:ORACLE",
+    },
+    "sampler": {
+        "transformers": "sampling.backends:transformers",
+        "vllm": "sampling.backends:vllm",
+        "openai": "sampling.backends:openai",
     },
     "step": {
         "sample": "sampling.step:SAMPLE",
@@ -106,17 +128,28 @@ def find(kind: str, name: str, search: Sequence[Path] = (), where: str = "") -> 
         if name in OURS[kind]:
             module, _, thing = OURS[kind][name].partition(":")
             FOUND[kind, name] = getattr(importlib.import_module(f"selfimprove.{module}"), thing)
-        elif point := _installed(kind).get(name):
-            code = Code(point.value.replace(" ", ""))
-            FOUND[kind, name] = load_code(code, f"{where or kind}: {name!r} of an installed package")
+        elif code := installed(kind, name):
+            FOUND[kind, name] = load_code(Code(code), f"{where or kind}: {name!r} of an installed package")
         else:
-            near = difflib.get_close_matches(name, names(kind), 1)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(
-                f"{where or kind}: no {kind} {name!r}; {meant}There are {', '.join(names(kind))}, and your own: "
-                "module:thing, or file.py:thing beside the recipe"
-            )
+            raise InputError(f"{where or kind}: {unknown(kind, name)}")
     return FOUND[kind, name]
+
+
+def unknown(kind: str, name: str, known: Sequence[str] = ()) -> str:
+    """What to say where nothing goes by that name, with the nearest one. `known`: if not all of the kind."""
+    known = known or names(kind)
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"no {kind} {name!r}; {meant}There are {', '.join(known)}, and your own: module:thing, or file.py:thing beside "
+        "the recipe"
+    )
+
+
+def installed(kind: str, name: str) -> str | None:
+    """`module:thing` that an installed package registered under a name; None where the name is ours, or nobody's."""
+    point = _installed(kind).get(name)
+    return point.value.replace(" ", "") if point else None
 
 
 @dataclass(frozen=True)
@@ -172,15 +205,34 @@ def load_code(code: Code, where: str) -> Any:
         loaded = _load_file(code) if code.file else importlib.import_module(module)
         return getattr(loaded, thing)
     except (Exception, SystemExit) as error:  # the user's module may raise anything
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == code.file]
-        line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
-        at = f" ({code.file}, line {line})" if code.file and line else ""
+        at = place_of(error, code.file)
         kind = (
             ""
-            if isinstance(error, ImportError) or (not frames and isinstance(error, AttributeError))
+            if isinstance(error, ImportError) or (not at and isinstance(error, AttributeError))
             else f"{type(error).__name__}: "
         )
         raise InputError(f"{where}: {code.name!r} cannot be imported{at}: {kind}{error}") from error
+
+
+def place_of(error: BaseException, file: str | None) -> str:
+    """Where in the user's file an error arose, for messages: ` (mine.py, line 3)`, or nothing."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+    return f" ({file}, line {line})" if file and line else ""
+
+
+@contextmanager
+def said_with_place(what: str, thing: Any) -> Iterator[None]:
+    """RunFailed, with the line of its file, for what a stranger's thing raises. What it hands on of ours is not its."""
+    try:
+        yield
+    except SelfImproveError:
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of torch: the run says what to do
+            raise
+        file = getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", None)
+        raise RunFailed(f"{what} raised {type(error).__name__}{place_of(error, file)}: {error}") from error
 
 
 def _load_file(code: Code) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import selfimprove
 from selfimprove import registry
 from selfimprove.recipe.contract import Method
+from selfimprove.recipe.judge_kind import JudgeKind
+from selfimprove.recipe.judges import Reward
 from selfimprove.steps.kind import StepKind
 
 PACKAGE = Path(selfimprove.__file__).parent
@@ -104,6 +107,30 @@ def test_every_method_meets_its_contract(name: str) -> None:
     assert found.trains == found.run.__module__.startswith("selfimprove.methods.")
     assert found.options is None or found.options.__doc__
     assert not found.trains or found.cost, "check says what it takes"
+
+
+@pytest.mark.parametrize("name", registry.OURS["judge"])
+def test_every_judge_meets_its_contract(name: str) -> None:
+    found = registry.find("judge", name)
+    assert isinstance(found, JudgeKind) and found.name == name and callable(found.run)
+    assert found.of or not (found.needs_of or found.link), "what the judge behind it is to it"
+    assert not found.needs or found.needs in Reward.model_fields
+
+
+@pytest.mark.parametrize("name", registry.OURS["sampler"])
+def test_every_sampler_is_found(name: str) -> None:
+    assert list(inspect.signature(registry.find("sampler", name)).parameters) == ["options", "execution", "folder"]
+
+
+def test_no_kind_of_judge_is_known_but_in_the_judges_own_files() -> None:
+    """No comparison with a judge's or a reward's kind by name where a look-up would do."""
+    for path in FILES:
+        if room(path) != "judging":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "kind":
+                named = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+                assert not set(named) & set(registry.OURS["judge"]), f"{path.name}, line {node.lineno}"
 
 
 @pytest.mark.parametrize("name", registry.OURS["step"])

@@ -34,7 +34,7 @@ from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Response, Resp
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError, RunFailed
 from selfimprove.judging.asking import ask_server
-from selfimprove.judging.judges import judged
+from selfimprove.judging.judges import judge_responses
 from selfimprove.loop.loop import Loop
 from selfimprove.methods.self_lengthen.options import SelfLengthen
 from selfimprove.models.loading import ModelPool
@@ -172,6 +172,11 @@ CHOOSES_INPUTS: dict[str, dict[str, Any]] = {
     "iterative_dpo.judge.model": {"iterative_dpo": {"judge": {"kind": "majority", "model": "x"}}},
     "iterative_dpo.judge.rubric": {"iterative_dpo": {"judge": {"kind": "rubric", "rubric": "five-points"}}},
     "iterative_dpo.judge.function": {"iterative_dpo": {"judge": {"kind": "function", "function": "operator:eq"}}},
+    "iterative_dpo.judge.options": {
+        "iterative_dpo": {
+            "judge": {"kind": "function", "function": "third_party.mine:agreement", "options": {"letters": 2}}
+        }
+    },
     **{
         f"iterative_dpo.judge.{name}": {"iterative_dpo": {"judge": judge}}
         for name, judge in {
@@ -303,7 +308,9 @@ def requests_of(
         calls: dict[str, Callable[[], object]] = {
             "sample": lambda: loop.sample(base, PROMPTS),
             "log_probs": lambda: loop.log_probs(RESPONSES, base),
-            "reward_model": lambda: judged(loop, RESPONSES, JudgeOptions(kind="reward_model", model=str(tiny_model))),
+            "reward_model": lambda: judge_responses(
+                loop, JudgeOptions(kind="reward_model", model=str(tiny_model)), RESPONSES, base
+            ),
             "sft": lambda: loop.sft(base),
             "dpo": lambda: loop.dpo(base, PAIRS, SCORED),
         }
@@ -774,7 +781,10 @@ _TRAINING = (
     "selfimprove.training.trained_parts",
 )
 _REWARDS = (
-    *(f"selfimprove.judging.{name}" for name in ("rewarding", "reward_readers", "reward_model", "functions", "rubric")),
+    *(
+        f"selfimprove.judging.{name}"
+        for name in ("rewarding", "answers", "rubric_judge", "reward_readers", "reward_model", "functions", "rubric")
+    ),
     *(
         f"selfimprove.judging.checkers.{name}"
         for name in ("math_answers", "stated_answers", "sandbox", "sandbox_rules", "sandbox_child")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ from rich.console import Console
 
 import selfimprove
 from selfimprove import registry
-from selfimprove.errors import InputError
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.judging.outcomes import Answered
+from selfimprove.judging.rewarding import make_checker, reward_step
 from selfimprove.recipe.recipe import Recipe, make_recipe
 from selfimprove.report.terminal import Progress
 from selfimprove.steps.kind import step_versions
@@ -62,7 +65,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: None) -> 
         site,
         "strangers",
         points + "[selfimprove.steps]\ncount_words = strangers_module:COUNT_WORDS\n"
-        "[selfimprove.suites]\nvowel_share = strangers_module:vowel_share\n",
+        "[selfimprove.suites]\nvowel_share = strangers_module:vowel_share\n"
+        "[selfimprove.judges]\nvowels = strangers_module:vowels\nagreement = strangers_module:agreement\n"
+        "[selfimprove.samplers]\nplain = strangers_module:Plain\n",
     )
     shutil.copy(HERE / "third_party" / "mine.py", site / "strangers_module.py")
     monkeypatch.syspath_prepend(str(site))
@@ -119,9 +124,9 @@ def test_a_package_that_cannot_be_imported_is_named(
         values(tiny_recipe(), "broken")
 
 
-def example_of_the_page() -> str:
-    """The method that docs/write-a-method.md shows."""
-    (code,) = re.findall(r"```python\n(# my_method\.py\n.*?)```", PAGE.read_text(), re.S)
+def example_of_the_page(name: str = "my_method") -> str:
+    """The method, or the judge, that docs/write-a-method.md shows."""
+    (code,) = re.findall(rf"```python\n(# {name}\.py\n.*?)```", PAGE.read_text(), re.S)
     return str(code)
 
 
@@ -184,11 +189,122 @@ def test_a_judge_under_any_name_is_looked_for_before_anything_is_written(
     assert not Path(recipe.output).exists()
 
 
-def test_a_strangers_judge_ranks_and_rewards(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+def keys_of(recipe: Recipe, *steps: str) -> dict[str, str]:
+    """The keys of a run's finished steps of some kinds, by label."""
+    manifests = [json.loads(path.read_text()) for path in Path(recipe.output).glob("steps/*/manifest.json")]
+    return {one["label"]: one["key"] for one in manifests if one["step"] in steps}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", ["vowels", "mine.py:vowels"])
+def test_a_strangers_function_ranks_and_rewards(tiny_recipe: MakeRecipe, tiny_data: Path, name: str) -> None:
     shutil.copy(HERE / "third_party" / "mine.py", tiny_data / "mine.py")
-    judge = {"kind": "function", "function": "mine.py:vowels"}
-    result = run(tiny_recipe("iterative_dpo", rounds=1, evaluate=[], iterative_dpo={"judge": judge}))
-    assert result.policy.name == "M2"
+    recipe = tiny_recipe("iterative_dpo", rounds=1, evaluate=[], iterative_dpo={"judge": name})
+    assert run(recipe).policy.name == "M2"
+    assert list(keys_of(recipe, "function")) == [f"judge {name}"]
+    reward = tiny_recipe("star", rounds=1, star={"reward": {"kind": name, "right_from": 3}}).rewarded_by()
+    assert reward is not None
+    options, _, execution = reward_step(reward, [tiny_data], "float32", "cpu", 64)
+    checker = make_checker(json.loads(json.dumps(options)), None, json.loads(json.dumps(execution)))
+    assert [one.value for one in checker.check([Answered("say", "aeio", None, False)])] == [5.0]
+    assert ("digest" in options) == (name != "vowels"), "a file's text is in the key"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", ["agreement", "my_judge.py:agreement"])
+def test_a_strangers_judge_of_a_batch_ranks(tiny_recipe: MakeRecipe, tiny_data: Path, name: str) -> None:
+    (tiny_data / "my_judge.py").write_text(example_of_the_page("my_judge"))
+
+    def ranked(**judge: Any) -> Recipe:
+        own = {"judge": {"kind": name, **judge}}
+        return tiny_recipe("iterative_dpo", rounds=1, evaluate=[], iterative_dpo=own, gates={"max_ties": 1})
+
+    recipe = ranked(options={"letters": 2})
+    (event,) = [one for one in run(recipe).events if one["event"] == "round"]
+    assert set(event["missing"]) <= {"the judge gave no score"} and name in str(event)
+    assert not keys_of(recipe, "function"), "its own steps alone are kept"
+    kept = (Path(recipe.output) / "recipe.yaml").read_text()
+    assert yaml.safe_load(kept)["iterative_dpo"]["judge"]["options"] == {"letters": 2}
+    with pytest.raises(InputError, match=r"iterative_dpo\.judge.*unknown key `letter`; did you mean `letters`"):
+        run(ranked(options={"letter": 2}))
+    with pytest.raises(InputError, match=r"all responses of a round at once|scores a batch of responses"):
+        run(tiny_recipe("star", star={"reward": {"kind": name}}))
+
+
+def test_what_a_strangers_judge_does_wrong_is_said_with_its_place(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+    made = "from selfimprove import judge\n\n@judge()\ndef mine(loop, options, responses, policy):\n    return "
+    recipe = tiny_recipe("iterative_dpo", rounds=1, evaluate=[], iterative_dpo={"judge": "wrong.py:mine"})
+    for said, match in (
+        ("{}[1]", r"judge function wrong\.py:mine raised KeyError \(.*wrong\.py, line 5\): 1"),
+        ("{}", r"of 24 responses to 8 prompts it gave 0, to 0 prompts"),
+        ("3", "it gave int"),
+        ("{p.id: ['much'] * len(r) for p, r in responses}", "the judge gave str, not a number"),
+    ):
+        (tiny_data / "wrong.py").write_text(made + said + "\n")
+        with pytest.raises(RunFailed, match=match):
+            run(recipe)
+
+
+def test_an_unknown_judge_or_sampler_is_answered_with_the_nearest(tiny_recipe: MakeRecipe) -> None:
+    with pytest.raises(
+        InputError, match=r"`iterative_dpo\.judge`: no judge 'majorty'; did you mean 'majority'\? There"
+    ):
+        tiny_recipe("iterative_dpo", iterative_dpo={"judge": {"kind": "majorty"}})
+    with pytest.raises(InputError, match=r"`star\.reward`: no judge 'maths'; did you mean 'math'\? There are"):
+        tiny_recipe("star", star={"reward": {"kind": "maths"}})
+    with pytest.raises(InputError, match="judge 'majority' scores a batch of responses, and a reward one answer"):
+        tiny_recipe("star", star={"reward": {"kind": "majority"}})
+    with pytest.raises(
+        InputError, match=r"`sampling\.backend`: no sampler 'vlm'; did you mean 'vllm'\? There are auto"
+    ):
+        tiny_recipe(sampling={"backend": "vlm"})
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", ["plain", "mine.py:Plain"])
+def test_a_strangers_sampler_samples(tiny_recipe: MakeRecipe, tiny_data: Path, name: str) -> None:
+    shutil.copy(HERE / "third_party" / "mine.py", tiny_data / "mine.py")
+    recipe = tiny_recipe("cream", rounds=1, sampling={"backend": name})
+    result = run(recipe)
+    gates = [event for event in result.events if event["event"] == "gate" and event["gate"] == "sampler_agrees"]
+    assert gates and all(event["passed"] for event in gates)
+    first = keys_of(recipe, "sample")
+    again = run(recipe)
+    assert all(reused for _, reused in steps_of(again)[len(steps_of(result)) :])
+    made = next(Path(recipe.output).glob("steps/sample-*"))
+    shutil.copytree(made, alone := tiny_data / "alone")  # a worker process has the step's folder alone
+    rows = [path.read_bytes() for path in alone.glob("rows-*.arrow")]
+    for path in alone.glob("rows-*.arrow"):
+        path.unlink()
+    command, path = [sys.executable, "-m", "selfimprove.steps.worker", str(alone), "0"], os.pathsep.join(sys.path)
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
+    assert [path.read_bytes() for path in alone.glob("rows-*.arrow")] == rows
+    with (tiny_data / "mine.py").open("a") as file:
+        file.write("# another file\n")
+    run(recipe)
+    both = list(Path(recipe.output).glob("steps/sample-*"))
+    assert len(both) == (len(first) if name == "plain" else 2 * len(first)), "a file's text is in the key"
+
+
+def test_what_a_strangers_sampler_does_wrong_is_said_with_its_place(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+    made = (
+        "from selfimprove import Sampled\n\nclass Mine:\n    name = 'mine'\n"
+        "    def __init__(self, options, execution, folder): pass\n"
+        "    def set_weights(self, policy, model=None): pass\n"
+        "    def sample(self, requests, decoding, advance):\n        return "
+    )
+    recipe = tiny_recipe("cream", rounds=1, sampling={"backend": "bad.py:Mine"})
+    for said, match in (
+        ("1 / 0", r"sampler bad\.py:Mine raised ZeroDivisionError \(.*bad\.py, line 8\)"),
+        ("[[Sampled([2], 'stop', -1.0)] for r in requests]", r"asked for 24 responses to 8 prompts and gave 8 to 8"),
+        ("[[Sampled([2], 'eos', -1.0)] * r.n for r in requests]", "with finish 'eos'; a finish is 'stop'"),
+    ):
+        (tiny_data / "bad.py").write_text(made + said + "\n")
+        with pytest.raises(RunFailed, match=match):
+            run(recipe.model_copy(update={"evaluate": ()}))
+    (tiny_data / "bad.py").write_text("Mine = 3\n")
+    with pytest.raises(InputError, match=r"'bad\.py:Mine' makes no sampler: a class or a function"):
+        run(recipe)
 
 
 @pytest.mark.usefixtures("installed")
@@ -210,7 +326,18 @@ def test_the_public_names_can_be_imported_and_are_documented() -> None:
         assert getattr(selfimprove, name), name
     assert (Path(selfimprove.__file__).parent / "py.typed").is_file()
     said = PAGE.read_text()
-    for name in ("Needs", "Options", "Loop", "loop.judge", "loop.report", "loop.dpo", "StepKind", "entry-points"):
+    for name in (
+        "Needs",
+        "Options",
+        "Loop",
+        "loop.judge",
+        "loop.report",
+        "loop.dpo",
+        "StepKind",
+        "entry-points",
+        "Sampler",
+        "selfimprove.judge",
+    ):
         assert name in said, name
 
 

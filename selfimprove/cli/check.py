@@ -67,7 +67,8 @@ def _code_of(recipe: Recipe) -> list[str]:
     """Every name of the user's code that a recipe has: its judge's or reward's, its suites', its data's."""
     judge, reward = recipe.ranked_by(), recipe.rewarded_by()
     named: list[Any] = [recipe.method] if ":" in recipe.method else []
-    named += [one.function for one in (judge, judge.of if judge else None, reward) if one]
+    named += [one.code for one in (judge, judge.of if judge else None, reward) if one]
+    named += [recipe.sampling.backend] if ":" in recipe.sampling.backend else []
     sources = [one for role in ("seed", "prompts", "pairs", "held_out") for one in getattr(recipe.data, role) or ()]
     paths = [one.path for one in sources]
     for choice in [*recipe.evaluate, *([recipe.development] if recipe.development else [])]:

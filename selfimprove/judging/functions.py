@@ -1,4 +1,5 @@
-"""The user's own judge: a function of a response that returns a score, or None for missing.
+"""The kind `function`: the user's own judge. A function of a response that returns a score, or None for missing; or a
+judge of all responses at once (`selfimprove.judge`).
 
 Its parameters are found by name: any of `prompt` (its last turn), `response`, `answer` (the reference, or None) and
 `row` (all columns of the prompt's data). With other names it is called as `function(prompt, response, answer)`.
@@ -13,12 +14,24 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from selfimprove.artefacts import digest_of
 from selfimprove.errors import InputError
-from selfimprove.judging.outcomes import Verdict
+from selfimprove.judging.judges import said_by
+from selfimprove.judging.outcomes import Advance, Answered, Look, Rewarded, Verdict, reward_of
+from selfimprove.judging.scored import scored_texts
+from selfimprove.models.opening import PLAIN, Opening
+from selfimprove.recipe.judge_kind import AsReward, JudgeKind
 from selfimprove.registry import Code, code_at, find_code, load_code
+
+if TYPE_CHECKING:
+    from selfimprove.data.rows import Responses
+    from selfimprove.inference import Inference
+    from selfimprove.models.policy import Policy
+    from selfimprove.recipe.judges import JudgeOptions, Reward
 
 _NAMES = ("prompt", "response", "answer", "row")
 
@@ -39,6 +52,8 @@ def load_function(
     """The function a recipe names under the key `where`; `InputError` where it cannot be had, or cannot be called."""
     code = name if isinstance(name, Code) else find_code(name, search, where)
     found: Callable[..., object] = load_code(code, where)
+    if isinstance(found, JudgeKind):
+        raise InputError(f"{where}: {code.name!r} judges all responses of a round at once; here one is looked at")
     if not callable(found):
         raise InputError(f"{where}: {code.name!r} is no function, but {type(found).__name__}")
     if inspect.isfunction(found) and not _parameters(found):
@@ -138,3 +153,76 @@ def function_verdict(function: Callable[..., object], judged: Judged, seconds: f
     if value is None:
         return None, "the function returned None"
     return (number, None) if math.isfinite(number) else (None, "the function's score is not finite")
+
+
+# ---- the kind
+
+
+def _judge(loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy) -> Any:
+    where = "judge.function"
+    code = loop.code_of(judge.code, where)
+    found = load_code(code, where)
+    if isinstance(found, JudgeKind):
+        return said_by(found, loop, judge, responses, policy)
+    options, execution = function_step(code, judge.version, judge.seconds)
+    name = Path(judge.code).name if judge.function else judge.kind
+    with_rows = reads_rows(load_function(code, where))
+    return scored_texts(loop, "function", name, responses, options, execution, with_rows=with_rows)
+
+
+def _check_judge(judge: JudgeOptions, search: Sequence[Path], where: str, opening: Opening = PLAIN) -> None:
+    code = find_code(judge.code, search, f"{where}.function")
+    found = load_code(code, f"{where}.function")
+    if not isinstance(found, JudgeKind):
+        load_function(code, f"{where}.function")
+    try:
+        if isinstance(found, JudgeKind):
+            judge.given(found)
+        elif judge.options:
+            raise ValueError("`options` is for a judge that `@selfimprove.judge` made; a function has none")
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_reward(reward: Reward, search: Sequence[Path], where: str, opening: Opening = PLAIN) -> None:
+    if reads_rows(load_function(reward.code, f"{where}.function", search)):
+        raise InputError(f"{where}.function: a reward's function reads prompt, response and answer, and no row")
+
+
+def _identity(loop: Inference, judge: JudgeOptions, policy: Policy) -> str:
+    code = loop.code_of(judge.code, "judge.function")
+    return digest_of([code.name, code.digest])
+
+
+def _look(options: Mapping[str, Any], policy: Policy | None, execution: Mapping[str, Any], *rest: Any) -> Look:
+    return partial(_looked_at, function_of_step(options, execution, "reward.function"), options["seconds"])
+
+
+def _looked_at(
+    function: Callable[..., object], seconds: float, asked: Sequence[Answered], advance: Advance
+) -> list[Rewarded]:
+    found = []
+    for one in asked:
+        found.append(reward_of(function_verdict(function, Judged(one.prompt, one.text, one.answer), seconds)))
+        advance(1)
+    return found
+
+
+def _step(
+    reward: Reward, search: Sequence[Path], opening: Opening
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    options, execution = function_step(
+        find_code(reward.code, search, "reward.function"), reward.version, reward.seconds
+    )
+    return options, {}, execution
+
+
+FUNCTION = JudgeKind(
+    "function",
+    _judge,
+    needs="function",
+    reads_rows=True,
+    check=_check_judge,
+    identity=_identity,
+    reward=AsReward(_step, _look, _check_reward),
+)

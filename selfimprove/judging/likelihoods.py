@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from selfimprove.data.rows import LogProbs, Responses, Scores
+from selfimprove.recipe.judge_kind import JudgeKind
+
+if TYPE_CHECKING:
+    from selfimprove.inference import Inference
+    from selfimprove.models.policy import Policy
+    from selfimprove.recipe.judges import JudgeOptions
 
 
 def implicit_reward(responses: Responses, policy: LogProbs, reward_reference: LogProbs) -> Scores:
@@ -25,3 +33,16 @@ def mean_log_likelihood(responses: Responses, policy: LogProbs) -> Scores:
         ]
         for prompt, its_responses in responses
     }
+
+
+def _implicit(loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy) -> Scores:
+    assert loop.base_policy is not None
+    return implicit_reward(responses, loop.log_probs(responses, policy), loop.log_probs(responses, loop.base_policy))
+
+
+def _likelihood(loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy) -> Scores:
+    return mean_log_likelihood(responses, loop.log_probs(responses, policy))
+
+
+IMPLICIT_REWARD = JudgeKind("implicit_reward", _implicit, bounded=False, unit="nats")
+LIKELIHOOD = JudgeKind("likelihood", _likelihood, bounded=False, unit="nats per token")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 TRUNCATED = "truncated"
+NO_REFERENCE = "the prompt has no reference answer"
 
 
 class Answered(NamedTuple):
@@ -27,3 +29,12 @@ class Rewarded(NamedTuple):
 
 # (score, None), or (None, why it is missing)
 Verdict = tuple[float | None, str | None]
+
+Advance = Callable[[int], None]
+# What looks at answers, one outcome for each in order; it tells `advance` of those that are done.
+Look = Callable[[Sequence[Answered], Advance], list[Rewarded]]
+
+
+def reward_of(verdict: Verdict) -> Rewarded:
+    """A judge's verdict as a reward."""
+    return Rewarded(verdict[0], missing=verdict[1])

@@ -1,5 +1,5 @@
-"""Models that say how good an answer is, kept ready for call after call: a reward model, a policy or a server that
-reads a rubric. What they cannot say is missing with a reason.
+"""Models that say how good an answer is, kept ready for call after call: a reward model (the kind stands here too), a
+policy or a server that reads a rubric. What they cannot say is missing with a reason.
 
 Their model is a second one in memory where another is trained, and is never trained itself.
 """
@@ -10,27 +10,34 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfimprove.errors import RunFailed
+from selfimprove.errors import InputError, RunFailed
+from selfimprove.judging.asking import under
 from selfimprove.judging.chat_server import ChatServer
 from selfimprove.judging.digits import DIGITS, digit_tokens
-from selfimprove.judging.outcomes import Verdict
+from selfimprove.judging.outcomes import Advance, Look, Verdict, reward_of
 from selfimprove.judging.rubric import Prompts, Rubric, RubricOptions
+from selfimprove.judging.scored import scored_texts
 from selfimprove.models.chat import Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.models.context import context_tokens
 from selfimprove.models.journal import Journal
 from selfimprove.models.loading import MODELS
-from selfimprove.models.policy import Policy, declared_ends, load_tokenizer, pick_dtype
+from selfimprove.models.opening import PLAIN, Opening
+from selfimprove.models.policy import Policy, declared_ends, load_tokenizer, pick_device, pick_dtype
+from selfimprove.models.resolve import resolve_policy
 from selfimprove.models.server import Server
+from selfimprove.recipe.judge_kind import AsReward, JudgeKind
 from selfimprove.sampling.sampler import Decoding, Request
 
 if TYPE_CHECKING:
+    from selfimprove.data.rows import Responses
+    from selfimprove.inference import Inference
     from selfimprove.judging.outcomes import Answered
+    from selfimprove.recipe.judges import JudgeOptions, Reward
 
 _TOO_LONG = "longer than the judge's context"
-
-Advance = Callable[[int], None]
 
 
 class RewardModelReader:
@@ -170,3 +177,65 @@ def _noise_untouched(device: str) -> Iterator[None]:
 
     with torch.random.fork_rng([] if device == "cpu" else [device]):
         yield
+
+
+def read_by(reader: Callable[[Sequence[Answered], Advance], list[Verdict]]) -> Look:
+    """A reader's verdicts as rewards."""
+    return lambda asked, advance: [reward_of(verdict) for verdict in reader(asked, advance)]
+
+
+# ---- the kind `reward_model`
+
+
+def _judge(loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy) -> dict[str, list[Verdict]]:
+    model = resolve_policy(str(judge.model), "judge", loop.recipe.opening)
+    name, policies = Path(str(judge.model)).name, {"reward_model": model}
+    return scored_texts(loop, "reward_model", name, responses, {"dtype": loop.dtype}, {}, policies)
+
+
+def _check(section: JudgeOptions | Reward, search: Sequence[Path], where: str, opening: Opening = PLAIN) -> None:
+    with under(where):
+        model = resolve_policy(str(section.model), "judge", opening)
+    if model.adapter:
+        raise InputError(f"{where}.model: {section.model} is an adapter; merge it into its base first")
+    _check_one_label(model, where)
+
+
+def _check_one_label(model: Policy, where: str) -> None:
+    """Raises InputError for a classifier whose head gives several numbers: none of them is known to be the reward."""
+    from safetensors import safe_open
+
+    for file in sorted(Path(model.base).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                rows = (
+                    tensors.get_slice(name).get_shape()[0]
+                    if name.endswith(("score.weight", "classifier.weight"))
+                    else 1
+                )
+                if rows != 1:
+                    raise InputError(
+                        f"{where}.model: {model.base} is a classifier with {rows} labels; a reward model has one"
+                    )
+
+
+def _step(
+    reward: Reward, search: Sequence[Path], opening: Opening
+) -> tuple[dict[str, Any], dict[str, Policy], dict[str, Any]]:
+    return {}, {"judge": resolve_policy(str(reward.model), "judge", opening)}, {}
+
+
+def _look(options: Mapping[str, Any], policy: Policy | None, execution: Mapping[str, Any], *rest: Any) -> Look:
+    assert policy is not None
+    device = pick_device(execution["device"])
+    return read_by(RewardModelReader(policy, options["dtype"], device, execution["batch_tokens"]))
+
+
+REWARD_MODEL = JudgeKind(
+    "reward_model",
+    _judge,
+    bounded=False,
+    needs="model",
+    check=_check,
+    reward=AsReward(_step, _look, whole=True),
+)

@@ -14,11 +14,8 @@ from selfimprove.data.sources import DataSource, Prompt, content, load_examples,
 from selfimprove.errors import InputError
 from selfimprove.judging.asking import under
 from selfimprove.judging.checkers.code_tasks import QUESTIONS
-from selfimprove.judging.checkers.constraints import read_constraints
 from selfimprove.models.chat import append_turn, render_example, render_prompt
 from selfimprove.recipe.recipe import Recipe
-
-_READ_ROWS = ("constraints", "code", "function")  # judges that see all columns of a prompt
 
 
 @dataclass
@@ -99,19 +96,21 @@ class RunData:
     def _round_prompts(self, search: Sequence[Path]) -> list[list[RenderedPrompt]]:
         """Each round's own slice of the prompts, shuffled once by the recipe's seed."""
         recipe = self.recipe
-        reward, judge = recipe.rewarded_by(), recipe.ranked_by()
-        by_row = any(recipe.uses(kind) for kind in _READ_ROWS) or (reward and reward.kind in _READ_ROWS)
+        reward, judges = recipe.rewarded_by(), recipe.judges()
+        deciding = [*judges, *([reward] if reward else [])]
+        tests = next((one.tests for one in deciding if one.found.needs == "tests"), None)
+        by_row = tests or any(one.found.reads_rows for one in deciding)
         found = prompts_of(recipe.data.prompts or (), search, None if by_row else self._said_of("data.prompts"))
-        if tests := (reward and reward.tests) or (judge and recipe.uses("code") and (judge.of or judge).tests):
+        if tests:
             found = [_as_task(prompt, tests) for prompt in found]
-        if found and (recipe.uses("exact_match") or recipe.uses("math")) and all(p.answer is None for p in found):
+        if found and any(one.found.compares for one in judges) and all(prompt.answer is None for prompt in found):
             raise InputError(
                 "data.prompts: no prompt has an `answer`, and the judge compares with it: give the column "
                 "(`fields: {answer: NAME}`), or another judge"
             )
-        if recipe.uses("constraints"):
+        for check in filter(None, (one.found.check_row for one in judges)):
             for prompt in found:
-                read_constraints(prompt.row.get("constraints"), f"data.prompts: prompt {prompt.id!r}")
+                check(prompt.row, f"data.prompts: prompt {prompt.id!r}")
         prompts = self.rendered(found, self.new_tokens())
         random.Random(f"prompts|{recipe.seed}").shuffle(prompts)
         self.spare_prompts: list[RenderedPrompt] = []

@@ -12,8 +12,7 @@ from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store, digest_of, file_digest, rows_digest
 from selfimprove.data.rows import LogProbs, Pair, RenderedPrompt, Responses, Scores
 from selfimprove.errors import GateError, InputError, RunFailed
-from selfimprove.judging.asking import find_judge, short_name
-from selfimprove.judging.checkers import constraints
+from selfimprove.judging.asking import short_name
 from selfimprove.judging.judges import check_judge, judge_responses
 from selfimprove.judging.rewarding import check_reward, reward_step_of
 from selfimprove.loop.data import RunData, responses_of, seed_responses
@@ -136,22 +135,17 @@ class Loop(Record):
 
     def _asked(self, prompt: RenderedPrompt) -> list[Any]:
         """What of a prompt decides: its whole row too, where the judge reads that."""
-        reads = self.recipe.uses("constraints") or self.recipe.uses("function")
+        reads = any(judge.found.reads_rows for judge in self.recipe.judges())
         row = [json.dumps(prompt.row, default=str, sort_keys=True)] if reads else []
         return [prompt.id, prompt.prompt_ids, prompt.answer, *row]
 
     def _judge_input(self) -> dict[str, str]:
-        """Digest of a rubric that ranks or rewards, and of the model that the recipe or its folder names for it."""
-        judge, reward = self.recipe.ranked_by(), self.recipe.rewarded_by()
-        own = judge.of if judge and judge.of else judge
-        if own and own.function:
-            code = self.code_of(own.function, "judge.function")
-            return {"the judge": digest_of([code.name, code.digest])}
-        if own and own.kind == "constraints":
-            return {"the judge": digest_of(["constraints", constraints.VERSION])}
-        if own and own.kind == "rubric":
-            return {"the judge": find_judge(self, own, str(own.rubric), self.base_policy).digest}
-        if reward and reward.kind == "rubric":
+        """Digest of what decides of a judge, or of a rubric that rewards, beside the recipe's text."""
+        reward = self.recipe.rewarded_by()
+        for judge in self.recipe.judges():
+            if identity := judge.found.identity:
+                return {"the judge": identity(self, judge, self.base_policy)}
+        if reward and reward.found.needs == "rubric":
             options, policies, _ = reward_step_of(self, reward)
             return {"the judge": digest_of([options, {role: policy.digest for role, policy in policies.items()}])}
         return {}

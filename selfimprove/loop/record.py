@@ -12,7 +12,6 @@ from selfimprove.loop.rounds import Ranking, round_figures
 from selfimprove.models.policy import Policy
 
 # Of a judge's scores; others have a scale of their own.
-_UNITS = {"implicit_reward": "nats", "likelihood": "nats per token"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Record(Inference):
         current, previous = names[-1], names[-2] if len(names) > 1 else "M0"
         judge, unit = "implicit reward", "nats"
         if options := self.recipe.ranked_by():
-            judge, unit = options.label, _UNITS.get(options.kind, "score")
+            judge, unit = options.label, options.found.unit
         if self.recipe.judge:
             current = judge
         if previous == "M0" and first_previous:

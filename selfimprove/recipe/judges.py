@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from selfimprove.errors import InputError
+from selfimprove.recipe.judge_kind import JudgeKind, judge_kind
 from selfimprove.recipe.sections import Normalize, ServerOptions, Share, Strict, model_of
+from selfimprove.registry import OURS, installed, names
 
 
 class Prices(Strict):
@@ -65,92 +75,122 @@ class _Scores(Reader):
     """What a program or a function may take for one response."""
     right_from: float = 0.5
     """The score from which on a response is right."""
+    kind: str
+    """One of ours (docs/recipes.md#judges), of an installed package, or your own (`mine.py:good`, `module:good`), which
+    is kind `function`."""
 
-    def _needs_one(self, kind: str) -> None:
-        needed = {"code": "tests", "function": "function", "reward_model": "model", "rubric": "rubric"}.get(kind)
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"kind {kind!r} needs `{needed}`")
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_text(cls, values: Any) -> Any:
+        """Bare text is a kind, your own function, or a judge's folder."""
+        if isinstance(values, str) and (values in names("judge") or _is_code(values)):
+            values = {"kind": values}
+        if isinstance(values, dict) and isinstance(kind := values.get("kind"), str) and _is_code(kind):
+            if values.get("function"):
+                raise ValueError("`kind` and `function` both name your code: keep one of them")
+            return {**values, "kind": "function", "function": kind}
+        return values
+
+    @model_validator(mode="after")
+    def _needs_one(self) -> Self:
+        found = self.found
+        if found.needs and self.kind == found.name and getattr(self, found.needs) is None:
+            raise ValueError(f"kind {self.kind!r} needs `{found.needs}`")
+        if self.kind != found.name and self.function is not None:
+            raise ValueError(f"`function` belongs to kind 'function', not to {self.kind!r}")
+        return self
+
+    @property
+    def found(self) -> JudgeKind:
+        """The kind itself. ValueError, with the nearest name, where there is none."""
+        try:
+            return judge_kind(self.kind)
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("judge: ")) from error
+
+    @property
+    def code(self) -> str:
+        """The name of the user's function, also of one that an installed package registered."""
+        return self.function or installed("judge", self.kind) or ""
 
 
-JudgeKind = Literal[
-    "implicit_reward",
-    "likelihood",
-    "exact_match",
-    "math",
-    "code",
-    "constraints",
-    "majority",
-    "reward_model",
-    "rubric",
-    "function",
-    "random",
-    "incorrect",
-    "format",
-    "oracle",
-]
+def _is_code(text: str) -> bool:
+    return ":" in text and not text.startswith((".", "/", "~"))
 
 
 class JudgeOptions(_Scores):
     """A judge of responses. Bare text is a kind (`constraints`), your function (`checker.py:good`) or a judge's folder
     (`runs/x/judge`). What each kind does: docs/recipes.md#judges."""
 
-    kind: JudgeKind
-    """See docs/recipes.md#judges."""
     rate: Share | None = None
     """For `random`: the share of the finished responses that scores 1."""
     of: JudgeOptions | None = None
     """For `random`: the judge that finds as many right. For `incorrect`: the judge whose wrong answers are taken for
     right ones. For `oracle`: the judge that knows the truth."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_text(cls, values: Any) -> Any:
-        if values in get_args(JudgeKind):
-            return {"kind": values}
-        if isinstance(values, str) and ":" in values and not values.startswith((".", "/", "~")):
-            return {"kind": "function", "function": values}
-        return values
+    options: dict[str, Any] = Field(default={})
+    """What a judge of your own is given."""
 
     @model_validator(mode="after")
-    def _needs(self) -> Self:
-        self._needs_one(self.kind)
-        if self.kind == "incorrect" and self.of is None:
-            raise ValueError("kind 'incorrect' needs `of`: the judge whose wrong answers are taken for right ones")
-        if self.kind == "oracle" and self.of is None:
-            raise ValueError("kind 'oracle' needs `of`: the judge that knows the truth, such as {kind: exact_match}")
-        if self.of is not None and self.kind not in ("random", "incorrect", "oracle"):
-            raise ValueError(f"`of` belongs to the kinds 'random', 'incorrect' and 'oracle', not to {self.kind!r}")
+    def _goes_together(self) -> Self:
+        found = self.found
+        if self.of is None and found.needs_of:
+            raise ValueError(f"kind {self.kind!r} needs `of`: {found.of}")
+        if self.of is not None and not found.of:
+            controls = [one for one in OURS["judge"] if judge_kind(one).of]
+            raise ValueError(f"`of` belongs to the kinds {', '.join(map(repr, controls))}, not to {self.kind!r}")
         if self.of is not None and self.of.of is not None:
             raise ValueError("`of` names a judge that has no `of` of its own")
         if self.rate is not None and (self.kind != "random" or self.of is not None):
             raise ValueError("`rate` belongs to kind 'random', which takes one of `rate` and `of`")
+        if self.kind != "function":  # a file's are known when it is found
+            self.given(found)
         return self
+
+    def given(self, kind: JudgeKind) -> Any:
+        """What the kind's function is given: its own options, or this section. ValueError for an option that it has
+        not."""
+        if kind.options is None:
+            if self.options and kind.name != "function":  # of a file they are its own judge's, if it is one
+                raise ValueError(f"judge {kind.name!r} has no `options`: leave them out")
+            return self
+        try:
+            return kind.options.model_validate(self.options)
+        except ValidationError as error:
+            own = kind.options
+            raise ValueError("; ".join(f"options: {said_of(one, own)}" for one in error.errors())) from None
+
+    @property
+    def at_rate(self) -> bool:
+        """Whether a share of the responses scores 1, whatever they say."""
+        return self.rate is not None or (self.kind == "random" and self.of is not None)
 
     @property
     def bounded(self) -> bool:
         """Whether `right_from` means something for its scores as it stands."""
         if self.of is not None:
             return self.of.bounded
-        unbounded = ("implicit_reward", "likelihood", "reward_model", "rubric", "majority")
-        return self.kind not in unbounded or "right_from" in self.model_fields_set
+        return self.found.bounded or "right_from" in self.model_fields_set
 
     @property
     def accepts_from(self) -> float:
         """The score from which on a response is right: an oracle's scores are those of the judge behind it."""
-        return self.of.right_from if self.kind == "oracle" and self.of else self.right_from
+        return self.of.right_from if self.of and self.found.truth else self.right_from
 
     @property
     def label(self) -> str:
         """For people: the kind, and what it reads, runs or stands for."""
-        named = {"rubric": self.rubric, "reward_model": self.model, "function": self.function}.get(self.kind)
         if self.of is not None:
-            links = {"random": "random, at the rate of", "incorrect": "what is wrong for", "oracle": "oracle:"}
-            return f"{links[self.kind]} {self.of.label}"
-        return " ".join(filter(None, [self.kind.replace("_", " "), named]))
+            return f"{self.found.link} {self.of.label}"
+        needs = self.found.needs
+        return " ".join(filter(None, [self.kind.replace("_", " "), getattr(self, needs) if needs else None]))
 
     @property
     def is_oracle(self) -> bool:
-        return self.kind == "oracle"
+        return self.found.truth
+
+    @model_serializer(mode="wrap")
+    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "options" or value}
 
 
 class Reward(_Scores):
@@ -162,12 +202,18 @@ class Reward(_Scores):
     gives.
     """
 
-    kind: Literal["exact_match", "math", "code", "function", "reward_model", "rubric"] = "exact_match"
+    kind: str = "exact_match"
 
     @model_validator(mode="after")
-    def _needs(self) -> Self:
-        self._needs_one(self.kind)
-        if self.kind in ("reward_model", "rubric") and "right_from" not in self.model_fields_set:
+    def _rewards(self) -> Self:
+        found = self.found
+        if found.reward is None:
+            rewards = [one for one in OURS["judge"] if judge_kind(one).reward]
+            raise ValueError(
+                f"judge {self.kind!r} scores a batch of responses, and a reward one answer: take {', '.join(rewards)}"
+                ", or a function of your own"
+            )
+        if not found.bounded and "right_from" not in self.model_fields_set:
             raise ValueError(
                 f"kind {self.kind!r} needs `right_from`: the score from which on an answer is called right"
             )

@@ -174,10 +174,10 @@ class Recipe(Strict):
         )
         return next(((name, value) for name, value in fields if isinstance(value, kind)), ("", None))
 
-    def uses(self, kind: str) -> bool:
-        """Whether the ranking judge, or the one behind it, is of this kind."""
+    def judges(self) -> list[JudgeOptions]:
+        """The ranking judge, and the one behind it."""
         judge = self.ranked_by()
-        return judge is not None and kind in (judge.kind, judge.of.kind if judge.of else None)
+        return [one for one in (judge, judge.of if judge else None) if one]
 
     def search_folders(self) -> list[Path]:
         """Where relative paths are looked for: the recipe's folder, here, then what the package ships."""

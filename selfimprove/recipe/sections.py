@@ -11,12 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 
 from selfimprove.data.sources import DataSource
 from selfimprove.errors import InputError
 from selfimprove.models.server import Server
+from selfimprove.registry import names, unknown
 
 
 class Strict(BaseModel):
@@ -104,9 +106,9 @@ class Sampling(Strict):
     """How the responses are drawn that are judged or trained, by every backend; log-probs are of the policy without
     `top_k`, `min_p` and `repetition_penalty`. Suites have keys of their own."""
 
-    backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
+    backend: str = "auto"
     """`auto` is vLLM where a tested version works on the device, else Transformers; `openai` is any server that gives
-    token ids. A run keeps what it began with."""
+    token ids; or a sampler of an installed package, or your own (`file.py:thing`). A run keeps what it began with."""
     n: Positive = 5
     """Responses a prompt."""
     temperature: Annotated[float, Field(gt=0)] = 0.8
@@ -133,6 +135,14 @@ class Sampling(Strict):
         names = ("top_k", "min_p", "repetition_penalty", "stop")
         off = {name: type(self).model_fields[name].default for name in names}
         return {name: value for name in names if (value := getattr(self, name)) != off[name]}
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, backend: str) -> str:
+        known = ["auto", *names("sampler")]
+        if ":" not in backend and backend not in known:
+            raise ValueError(unknown("sampler", backend, known))
+        return backend
 
     @model_validator(mode="after")
     def _has_server(self) -> Self:

@@ -15,6 +15,7 @@ from selfimprove.models.policy import Policy, pick_device
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.quiet import quiet_libraries
 from selfimprove.recipe.recipe import Recipe
+from selfimprove.registry import names
 from selfimprove.report.events import EventLog, read_events
 from selfimprove.report.outcome import ORACLE
 from selfimprove.report.page import write_report
@@ -81,7 +82,8 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
 def _with_backend(recipe: Recipe, place: Run, progress: Progress) -> Recipe:
     """The recipe with `sampling.backend: auto` resolved, so that `recipe.yaml` says what a continued run must keep."""
     before = place.read_recipe().get("sampling", {}).get("backend") if place.recipe_file.is_file() else None
-    if before not in ("vllm", "transformers", "openai") or (before == "openai" and recipe.sampling.server is None):
+    known = isinstance(before, str) and (before in names("sampler") or ":" in before)
+    if not known or (before == "openai" and recipe.sampling.server is None):
         before = None
     backend, note = choose_backend(recipe.sampling.backend, pick_device(recipe.device), before, _base(recipe))
     if recipe.sampling.backend == "auto":

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from selfimprove.errors import InputError
 from selfimprove.models.policy import Policy
+from selfimprove.registry import OURS, Code, code_at, find, load_code, said_with_place
 from selfimprove.sampling.sampler import Sampler
 
+_WHERE = "sampling.backend"
 # What vLLM 0.32's attention on the CPU has kernels for (`get_supported_head_sizes`).
 _CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
@@ -42,48 +45,81 @@ def choose_backend(
     `transformers`; a run that is gone on with keeps the backend it was `before`, since another one would draw other
     responses.
     """
-    if wanted in ("transformers", "openai") or (wanted == "auto" and before in ("transformers", "openai")):
-        return (before if wanted == "auto" and before else wanted), None
+    meant = before if wanted == "auto" and before else wanted
+    if meant not in ("auto", "vllm"):
+        return meant, None
     from selfimprove.sampling.vllm import installed
 
-    vllm = installed(device)
-    if wanted == "vllm" or before == "vllm":
-        if vllm.problem:
+    found = installed(device)
+    if meant == "vllm":
+        if found.problem:
             kept = "" if wanted == "vllm" else " (this run began with it)"
             raise InputError(
-                f"sampling.backend: vllm{kept} cannot be used: {vllm.problem}; or set sampling.backend=transformers"
+                f"sampling.backend: vllm{kept} cannot be used: {found.problem}; or set sampling.backend=transformers"
             )
-        return "vllm", vllm.untested
-    if vllm.problem or vllm.untested:
+        return "vllm", found.untested
+    if found.problem or found.untested:
         # Not having it is nobody's mistake; having it and not getting it should be explained.
-        return "transformers", f"sampling with transformers: {vllm.problem or vllm.untested}" if vllm.version else None
+        return (
+            "transformers",
+            f"sampling with transformers: {found.problem or found.untested}" if found.version else None,
+        )
     if base and (why := beyond_vllm(base, device)):
         return "transformers", f"sampling with transformers: {why}"
     return "vllm", None
 
 
 def make_sampler(options: Mapping[str, Any], execution: Mapping[str, Any], folder: Path) -> Sampler:
-    """The sampler of a sample step: its `options` and `execution` as the loop wrote them, and the step's folder."""
+    """The sampler of a sample step: its `options` and `execution` as the loop wrote them, and the step's folder.
+
+    InputError where the user's file is another one than when the step began.
+    """
+    name, file, code = options["backend"], execution.get("sampler_file"), None
+    if file:
+        code = code_at(name, Path(file), _WHERE)
+        if code.digest != options.get("sampler_digest"):
+            raise InputError(f"{_WHERE}: {file} changed while it was being used; run the same command again")
+    make = found_sampler(name, code)
+    with nullcontext() if name in OURS["sampler"] else said_with_place(f"sampler {name}", make):
+        made: Sampler = make(options, execution, folder)
+        return made
+
+
+def found_sampler(name: str, code: Code | None = None) -> Callable[..., Any]:
+    """What makes the sampler of that name; `code`: where a file's is. InputError where it is not to be had."""
+    found: Callable[..., Any] = load_code(code, _WHERE) if code else find("sampler", name, where=_WHERE)
+    if not callable(found):
+        raise InputError(
+            f"{_WHERE}: {name!r} makes no sampler: a class or a function of (options, execution, folder) is needed"
+        )
+    return found
+
+
+def transformers(options: Mapping[str, Any], execution: Mapping[str, Any], folder: Path) -> Sampler:
+    """The sampler that is always there."""
     from selfimprove.models.policy import pick_device, pick_dtype
-
-    device = pick_device(execution["device"])
-    backend = options["backend"]
-    if backend == "vllm":
-        from selfimprove.sampling.vllm import VllmSampler
-
-        return VllmSampler(options["dtype"], device, log=folder.parent / "engine.log", **execution["vllm"])
-    if backend == "openai":
-        from selfimprove.models.server import Server
-        from selfimprove.sampling.openai import OpenAISampler
-
-        served = Policy(**execution["served_policy"])
-        needs = execution["needs_log_probs"]
-        return OpenAISampler(Server(**execution["server"]), served, folder / "journal.jsonl", needs)
-    if backend != "transformers":
-        raise InputError(f"sampling.backend: unknown backend {backend!r}")
     from selfimprove.sampling.transformers import TransformersSampler
 
+    device = pick_device(execution["device"])
     return TransformersSampler(pick_dtype(options["dtype"], device), device, execution["batch_tokens"])
+
+
+def vllm(options: Mapping[str, Any], execution: Mapping[str, Any], folder: Path) -> Sampler:
+    """One engine, in a process of its own."""
+    from selfimprove.models.policy import pick_device
+    from selfimprove.sampling.vllm import VllmSampler
+
+    log, device = folder.parent / "engine.log", pick_device(execution["device"])
+    return VllmSampler(options["dtype"], device, log=log, **execution["vllm"])
+
+
+def openai(options: Mapping[str, Any], execution: Mapping[str, Any], folder: Path) -> Sampler:
+    """A server that gives token ids."""
+    from selfimprove.models.server import Server
+    from selfimprove.sampling.openai import OpenAISampler
+
+    served, server = Policy(**execution["served_policy"]), Server(**execution["server"])
+    return OpenAISampler(server, served, folder / "journal.jsonl", execution["needs_log_probs"])
 
 
 def close_engine() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from selfimprove.errors import RunFailed
 from selfimprove.models.policy import Policy
 
 
@@ -79,6 +80,23 @@ class Sampler(Protocol):
         self, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]
     ) -> list[list[Sampled]]:
         """n responses for each request, in order. `advance` is told of finished responses."""
+
+
+def require_sampled(name: str, requests: Sequence[Request], decoding: Decoding, sampled: Any) -> None:
+    """RunFailed where a sampler gave back something else than what it was asked for."""
+    asked = [request.n for request in requests]
+    found = [len(responses) for responses in sampled]
+    if found != asked:
+        raise RunFailed(
+            f"sampler {name}: was asked for {sum(asked)} responses to {len(asked)} prompts and gave {sum(found)} to "
+            f"{len(found)}: `n` for each request, in their order"
+        )
+    for one in (one for responses in sampled for one in responses):
+        if one.finish not in ("stop", "length") or len(one.ids) > decoding.max_new_tokens:
+            raise RunFailed(
+                f"sampler {name}: a response of {len(one.ids)} tokens, of {decoding.max_new_tokens} allowed, with "
+                f"finish {one.finish!r}; a finish is 'stop' (the turn was ended) or 'length'"
+            )
 
 
 def response_seed(run_seed: int, step_key: str, update: int, prompt_id: str, attempt: int = 0) -> int:

@@ -1,11 +1,29 @@
-"""What another package brings: a method, and a step kind that the method uses. Written against the public names."""
+"""What another package brings: a method, a step kind that it uses, a kind of suites, judges, a reward, a sampler.
+Written against the public names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfimprove import Loop, Needs, Options, Outcome, Policy, StepKind, SuiteOptions, method, suite_kind
+from selfimprove import (
+    Decoding,
+    Loop,
+    Needs,
+    Options,
+    Outcome,
+    Policy,
+    Request,
+    Responses,
+    Sampled,
+    Scores,
+    StepKind,
+    SuiteOptions,
+    judge,
+    method,
+    suite_kind,
+)
 
 
 class ShortOptions(Options):
@@ -52,6 +70,66 @@ COUNT_WORDS = StepKind(1, _count, "texts", None, "texts")
 def vowels(prompt: str, response: str, answer: str | None) -> float:
     """A judge, and a reward."""
     return float(sum(letter in "aeiou" for letter in response) + 1)
+
+
+class AgreementOptions(Options):
+    """Under `options` of the judge's section."""
+
+    letters: int = 1
+
+
+@judge(AgreementOptions)
+def agreement(loop: Loop, options: AgreementOptions, responses: Responses, policy: Policy) -> Scores:
+    """The share of a prompt's responses that begin with the same letters; of an empty one nothing is known."""
+    found: dict[str, list[float | None]] = {}
+    for prompt, its_responses in responses:
+        begins = [one.text[: options.letters].lower() for one in its_responses]
+        found[prompt.id] = [begins.count(one) / len(begins) if one else None for one in begins]
+    return found
+
+
+class Plain:
+    """A sampler: one response after the other, one token after the other."""
+
+    name = "plain"
+
+    def __init__(self, options: Mapping[str, Any], execution: Mapping[str, Any], folder: Path) -> None:
+        self.device, self.model = execution["device"], None
+
+    def set_weights(self, policy: Policy, model: Any = None) -> None:
+        """The policy as it stands in memory, or from its folder."""
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        self.model = model or AutoModelForCausalLM.from_pretrained(policy.base, dtype="float32")
+        if model is None and policy.adapter:
+            self.model = PeftModel.from_pretrained(self.model, policy.adapter)
+        self.model.to(self.device).eval()
+
+    def sample(
+        self, requests: Sequence[Request], decoding: Decoding, advance: Callable[[int], None]
+    ) -> list[list[Sampled]]:
+        """n responses for each request, in order."""
+        found = []
+        for request in requests:
+            found.append([self._one(request, request.seed + place, decoding) for place in range(request.n)])
+            advance(request.n)
+        return found
+
+    def _one(self, request: Request, seed: int, decoding: Decoding) -> Sampled:
+        import torch
+
+        noise, ids, total = torch.Generator().manual_seed(seed), list[int](), 0.0
+        while len(ids) < decoding.max_new_tokens:
+            with torch.inference_mode():
+                logits = self.model(torch.tensor([[*request.prompt_ids, *ids]])).logits[0, -1].float()
+            drawn = torch.softmax(logits / (decoding.temperature or 1.0), -1)
+            greedy = decoding.temperature == 0
+            ids.append(int(logits.argmax() if greedy else torch.multinomial(drawn, 1, generator=noise)))
+            total += float(torch.log_softmax(logits, -1)[ids[-1]])
+            if ids[-1] in decoding.stop_ids:
+                return Sampled(ids, "stop", total)
+        return Sampled(ids, "length", total)
 
 
 class VowelOptions(SuiteOptions):

@@ -48,9 +48,7 @@ class ExpertIteration(Options):
             raise ValueError("`top_share` is for accept: top_share")
         if self.rows == "first_round" and (self.replay or self.pairs):
             raise ValueError("`rows: first_round` trains round 1's rows by SFT: leave `replay` and `pairs` out")
-        if self.accept != "threshold" and (
-            self.judge.rate is not None or (self.judge.kind == "random" and self.judge.of)
-        ):
+        if self.accept != "threshold" and self.judge.at_rate:
             raise ValueError("a `random` judge at a rate says which responses are accepted: take accept: threshold")
         if self.pairs and self.replay:
             raise ValueError("`replay` brings kept rows back, and `pairs` trains on pairs: leave one of them out")

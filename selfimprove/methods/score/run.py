@@ -12,7 +12,7 @@ from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.data.turns import next_turn
 from selfimprove.errors import GateError, InputError, RunFailed
 from selfimprove.judging.outcomes import Rewarded
-from selfimprove.judging.rewarding import reward_step_of, rewarded
+from selfimprove.judging.rewarding import reads_conversation, reward_step_of, rewarded
 from selfimprove.methods.score.figures import is_right
 from selfimprove.methods.score.gates import score_gates
 from selfimprove.methods.score.sample_log import FOLDER, kept_updates, read_rows_of
@@ -84,7 +84,7 @@ def train_stage(loop: Loop, start: Policy, stage: Round, of_base: Probe) -> Poli
         "temperature": sampling.temperature,
         "max_new_tokens": sampling.max_new_tokens,
         "stop_ids": list(loop.stops),
-        "backend": loop.backend,
+        **loop.sampler_options(loop.backend),
         "reward": reward_options,
         "right_from": score.reward.right_from,
     }
@@ -129,8 +129,7 @@ def _trained(
     score, sampling = loop.recipe.options, loop.recipe.sampling
     bounds = loop.recipe.gates.model_dump()
     disabled = list(bounds.pop("disabled"))
-    reads_all = score.reward.kind in ("rubric", "reward_model")
-    seen = (lambda p: p.conversation) if reads_all else (lambda p: p.text)
+    seen = (lambda p: p.conversation) if reads_conversation(score.reward) else (lambda p: p.text)
     return loop.train(
         "score",
         start,
