@@ -260,9 +260,9 @@ def _engine_of(holder: int | None) -> int | None:
 
 
 def print_status(folder: Path, verify: bool, out: Console) -> None:
-    """Steps finished and under way, and what SCoRe's stages came to; with `verify`, every file's digest."""
+    """Steps finished and under way, and what came of it so far; with `verify`, every file's digest."""
     from selfimprove.report.events import FILE_NAME, read_events
-    from selfimprove.report.terminal import stages_table
+    from selfimprove.report.terminal import part_tables
 
     run = Run(folder)
     recipe = run.read_recipe()
@@ -292,8 +292,8 @@ def print_status(folder: Path, verify: bool, out: Console) -> None:
             total, name = task["shards"], task["label"]
             out.print(f"under way: {name}: {done} of {total} shards", highlight=False)
     events = folder / FILE_NAME
-    if events.is_file() and (stages := stages_table(read_events(events))).row_count:
-        out.print(stages)
+    for found in part_tables(read_events(events)) if events.is_file() else ():
+        out.print(found)
     if damaged:
         raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
 

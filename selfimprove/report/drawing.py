@@ -101,18 +101,20 @@ def _dots(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
     common = [place, _colour(rows), *beside]
     layers = []
     if chart.joined:
-        layers.append(base.mark_line(opacity=0.4, strokeWidth=1.6, **_QUIET).encode(*common, _value(chart)))
+        line = base.transform_filter("!isValid(datum.size)").mark_line(opacity=0.4, strokeWidth=1.6, **_QUIET)
+        layers.append(line.encode(*common, _value(chart)))
     bounded = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
     layers.append(
         bounded.mark_rule(strokeWidth=1.8, **_QUIET).encode(*common, _value(chart, "low"), _end(chart, "high"))
     )
     told = alt.Description("tip:N")
-    area = [alt.Size("size:Q").scale(range=[15, 160]).legend(None)] if any("size" in row for row in rows) else []
-    for ring in (False, True):
-        if any(bool(row.get("ring")) is ring for row in rows):
-            some = base.transform_filter("datum.ring" if ring else "!datum.ring")
-            mark = some.mark_point(filled=not ring, size=50, strokeWidth=1.8, opacity=0.95)
-            layers.append(mark.encode(*common, _value(chart), told, *area))
+    for ring, sized in sorted({(bool(row.get("ring")), "size" in row) for row in rows}):
+        own = f"{'' if ring else '!'}datum.ring && {'' if sized else '!'}isValid(datum.size)"
+        area = [alt.Size("size:Q").scale(range=[0, 160], zero=True).legend(None)] if sized else []
+        mark = base.transform_filter(own).mark_point(
+            filled=not ring, size=50, strokeWidth=1.8, opacity=0.55 if sized else 0.95
+        )
+        layers.append(mark.encode(*common, _value(chart), told, *area))
     return layers
 
 
@@ -126,9 +128,9 @@ def _lines(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
                 strokeWidth=1 if pale else 2, opacity=0.35 if pale else 1, point=point, aria=not pale
             )
             dashes = [alt.StrokeDash("dash:N").legend(None)] if any("dash" in row for row in rows) else []
-            layers.append(
-                mark.encode(_place(chart, rows), _value(chart), _colour(rows), alt.Description("tip:N"), *dashes)
-            )
+            apart = [alt.Detail("line:N")] if any("line" in row for row in rows) else []
+            told = alt.Description("tip:N")
+            layers.append(mark.encode(_place(chart, rows), _value(chart), _colour(rows), told, *dashes, *apart))
     return layers
 
 

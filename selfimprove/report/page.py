@@ -16,7 +16,6 @@ from selfimprove.errors import RunFailed
 from selfimprove.report import tables
 from selfimprove.report.charts import svg
 from selfimprove.report.events import FILE_NAME, Event, read_events
-from selfimprove.report.examples import examples_of
 from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
 from selfimprove.report.part import Part, parts_of
@@ -75,7 +74,6 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
         gates=gates,
         gates_failed=[gate for gate in gates if not gate["passed"]],
         parts=[_shown(part, place) for place, part in enumerate(parts_of(events))] + _old(events),
-        rounds=[found for event in rounds_of(events) if (found := examples_of(event)).examples],
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
         versions=as_dict(run.get("versions")),
         model_digest=text(run.get("model_digest")),

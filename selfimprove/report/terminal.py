@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import rich.progress
 from rich import box
@@ -13,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfimprove.report import table as parts
 from selfimprove.report.events import Event
 from selfimprove.report.narrow import NarrowTable
 from selfimprove.report.outcome import before_after
-from selfimprove.report.score_stages import END, stage_rows
+from selfimprove.report.part import parts_of
 from selfimprove.report.summary import duration, evaluations_of, first_metric, policy_rows
 from selfimprove.report.text import printable, visible
 
-__all__ = ["Progress", "before_after_table", "printable", "rounds_table", "stages_table"]
+__all__ = ["Progress", "before_after_table", "part_tables", "printable", "rounds_table"]
 
 
 @dataclass
@@ -171,7 +173,9 @@ def rounds_table(events: Sequence[Event]) -> Table:
     )
     table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=13)
     for header in (metric.name, "change"):  # these wrap before anything is cut off
-        table.add_column(printable(header), justify="right", min_width=20 if header == "change" else None)
+        table.add_column(
+            printable(header).replace(", ", ",\n"), justify="right", min_width=20 if header == "change" else None
+        )
     shown = {
         "C": [row.consistency for row in rows],
         "accepted\n%": [row.accepted for row in rows],
@@ -226,24 +230,23 @@ def before_after_table(events: Sequence[Event], most: int = 5) -> Table:
     return table
 
 
-def stages_table(events: Sequence[Event]) -> Table:
-    """A line for each stage of SCoRe, at most 80 columns wide: what its last samples were like."""
-    rows = stage_rows(events)
+def part_tables(events: Sequence[Event]) -> list[Table]:
+    """The first table of each part that is shown here too."""
+    return [_narrow(part.tables[0]) for part in parts_of(events) if part.terminal and part.tables]
+
+
+def _narrow(found: parts.Table) -> Table:
     table = NarrowTable(
-        title="SCoRe's training, in %" if rows else None,
+        title=printable(found.title),
         title_justify="left",
-        caption=f"Means of the last {END} updates' own samples (of a stage of fewer than {2 * END}, its second half) ± "
-        "one standard error; no evaluation. KL: nats per token to the base, turn 1 / turn 2.",
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 0),
         collapse_padding=True,
     )
-    table.add_column("stage", overflow="ellipsis", no_wrap=True, max_width=9)
-    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
-    for header in ("updates", "Acc@t1", "Acc@t2", "Delta", "copied", "KL"):  # these wrap before anything is cut off
-        table.add_column(header, justify="right")
-    for row in rows:
+    for place, header in enumerate(found.columns):  # numbers wrap before anything is cut off
+        name: dict[str, Any] = {"overflow": "ellipsis", "no_wrap": True, "max_width": 13} if place == 0 else {}
+        table.add_column(printable(header).replace(", ", ",\n"), justify="right" if place else "left", **name)
+    for row in found.cells:
         table.add_row(*(printable(cell) if cell else "-" for cell in row))
     return table
