@@ -140,6 +140,7 @@ _LOOK: dict[str, Any] = {
         "labelFontSize": 12,
         "labelLimit": 170,
         "columns": 3,
+        "columnPadding": 20,
     },
     "title": {"color": _INK, "anchor": "start", "fontWeight": "normal", "fontSize": 12},
     "range": {"category": list(COLOURS)},
