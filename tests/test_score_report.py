@@ -19,11 +19,11 @@ from selfimprove.cli.app import app
 from selfimprove.methods.score.history import ends_of, running_mean, stages_of, thinned
 from selfimprove.methods.score.report import training_part
 from selfimprove.methods.star import traces_part
+from selfimprove.report import general
 from selfimprove.report.events import read_events
 from selfimprove.report.page import write_report
 from selfimprove.report.summary import stage_of
 from selfimprove.report.table import Table
-from selfimprove.report.tables import training_table
 from selfimprove.report.terminal import part_tables
 from selfimprove.statistics import mean_and_error
 
@@ -62,8 +62,7 @@ def history(stage: int, updates: int, turns: int = 2, seed: int = 0) -> list[dic
 
 def trained(stage: int, rows: list[dict[str, Any]], **more: Any) -> Logged:
     fields = {
-        "stage": "score", "score_stage": stage, "name": f"Stage {'I' * stage}", "loss_unit": None,
-         "round": 0, "policy": f"M{stage}", "examples": 512, "epochs": None,
+        "stage": "score", "score_stage": stage, "round": 0, "policy": f"M{stage}", "examples": 512, "epochs": None,
         "seconds": 190.0, "base_accuracy": 0.452, "history": rows, **more,
     }  # fmt: skip
     return ("training", f"score {stage}", fields)
@@ -265,8 +264,8 @@ def test_a_probe_names_its_stage_and_may_lack_figures() -> None:
 
 def test_the_table_of_trainings_shows_no_loss_of_a_policy_gradient() -> None:
     sft = {"event": "training", "stage": "sft", "policy": "M1", "history": [{"step": 3, "loss": 0.5}]}
-    table = training_table([sft, {"event": "training", **trained(1, history(1, 3))[2]}])
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (table,) = general.training_part([sft, {"event": "training", **trained(1, history(1, 3))[2]}]).tables
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.cells]
     assert [(row["stage"], row["last loss, nats"]) for row in rows] == [("sft", "0.5000"), ("Stage I", "")]
 
 

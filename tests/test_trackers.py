@@ -147,11 +147,24 @@ def test_tensorboard_files_lie_in_the_runs_folder_one_place_for_each_training(
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recipe = tiny_recipe("srlm", rounds=1, evaluate=[], training={"report_to": ["tensorboard"]})
+    recipe = tiny_recipe("srlm", rounds=1, training={"report_to": ["tensorboard"]})
     run(recipe, Progress(Console(file=io.StringIO())))
-    places = sorted((Path(recipe.output) / "logs" / "tensorboard").iterdir())
+    *places, policies = sorted((Path(recipe.output) / "logs" / "tensorboard").iterdir())
+    told = EventAccumulator(str(policies))
+    told.Reload()
+    assert policies.name == "policies" and [one.step for one in told.Scalars("tiny/accuracy")] == [0, 1, 2]
     assert [place.name[:-9] for place in places] == ["DPO M1 to M2", "SFT M0 to M1"]
     for place in places:
         written = EventAccumulator(str(place))
         written.Reload()
         assert len(written.Scalars("train/loss")) >= 2
+
+
+def test_figures_of_a_policy_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[dict[str, float], int]] = []
+    monkeypatch.setitem(trackers._SEND, "wandb", lambda figures, place: told.append((figures, place)))
+    for place in (0, 1, 1, 0):  # a run that goes on passes by its finished evaluations again
+        trackers.tell_figures(["wandb"], {"suite/accuracy": 0.5}, place, tmp_path / "told.json")
+    assert told == [({"suite/accuracy": 0.5}, 0), ({"suite/accuracy": 0.5}, 1)]
+    trackers.tell_figures([], {"suite/accuracy": 0.5}, 2, tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()

@@ -7,18 +7,20 @@ import shutil
 import sys
 import tempfile
 import traceback
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 
 from selfimprove.cli.evaluate import eval_app
 from selfimprove.cli.judge import answer, judge
 from selfimprove.errors import InputError, SelfImproveError
 from selfimprove.quiet import stoppable
-from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
+from selfimprove.report.events import plain
+from selfimprove.report.text import visible
+from selfimprove.shipped import recipe_file, recipes_folder
 
 app = typer.Typer(
     help="A language model generates, judges its own answers, trains on what it judged, and does it again.",
@@ -29,6 +31,7 @@ app = typer.Typer(
 out = Console()
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped recipe's name: `quickstart`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value: replaces a key of the recipe.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON value instead of tables.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder, for example runs/quickstart.")]
 
 
@@ -75,11 +78,58 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 def status(
     folder: RunFolder,
     verify: Annotated[bool, typer.Option(help="Read every file and compare digests.")] = False,
+    json: AsJson = False,
 ) -> None:
     """What a run has finished, and whether a process is working on it."""
-    from selfimprove.cli.check import print_status
+    from selfimprove.cli.status import parts_for_terminal, status_of, steps_table
+    from selfimprove.report.terminal import as_rich
 
-    print_status(folder, verify, out)
+    found = status_of(folder, verify)
+    damaged = [one["files"] for one in found["steps"] if one["damaged"]]
+    if json:
+        print_json(found)
+    else:
+        state = f"process {found['process']} is working on it" if found["process"] else "no process is working on it"
+        state += f" (its vLLM engine: process {found['engine']})" if found["engine"] else ""
+        said(f"{folder}: method {found['method']}, model {found['model']}; {found['state']}, {state}")
+        for sentence in found["outcome"]:
+            said(sentence)
+        out.print(as_rich(steps_table(found)))
+        said(f"folders are in {found['store']}")
+        for one in found["under way"]:
+            said(f"under way: {one['step']}: {one['shards']} of {one['of']} shards ({one['folder']})")
+        for part in parts_for_terminal(folder):
+            out.print(as_rich(part.tables[0]))
+    if damaged:
+        raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Two runs or more; changes are against the first.")],
+    json: AsJson = False,
+    page: Annotated[Path, typer.Option(help="Where the page is written.")] = Path("compare.html"),
+) -> None:
+    """Runs side by side: how their recipes differ, and paired changes on the items that they share."""
+    from selfimprove.runs.compare import comparison, read_runs
+
+    runs = read_runs(folders)
+    sentences, parts = comparison(runs)
+    if json:
+        print_json({"outcome": sentences, "parts": [part.values() for part in parts]})
+        return
+    from selfimprove.report.page import page_of, write_page
+    from selfimprove.report.terminal import as_rich
+
+    for sentence in sentences:
+        said(sentence, style="bold")
+    for table in (table for part in parts for table in part.tables):
+        out.print()
+        out.print(as_rich(table))
+    names = " and ".join(run.name for run in runs)
+    written = write_page(page, page_of(f"{names} compared", sentences, parts))
+    out.print()
+    said(f"page: {written}")
 
 
 @app.command()
@@ -101,25 +151,25 @@ app.command()(answer)
 
 
 @app.command()
-def ls() -> None:
-    """List the shipped recipes, evaluation suites and judges' rubrics."""
-    import yaml
+def ls(
+    what: Annotated[str, typer.Argument(help="`recipes`, `suites`, `rubrics`, `runs`, or a folder of runs.")] = "",
+    json: AsJson = False,
+) -> None:
+    """List the shipped recipes, suites and rubrics; or the runs in a folder, and what came of them."""
+    from selfimprove.cli.listing import runs_below, runs_table, shipped_tables
+    from selfimprove.report.terminal import as_rich
 
-    from selfimprove.judging.rubric import load_rubric, shipped_rubrics
-
-    recipes = Table(Column("recipe", no_wrap=True), "method", "model", box=None, pad_edge=False)
-    for name, path in shipped_recipes().items():
-        values = yaml.safe_load(path.read_text())
-        recipes.add_row(name, values["method"], values["model"])
-    suites = Table("suite", "about", box=None, pad_edge=False)
-    for name, path in shipped_suites().items():
-        suites.add_row(name, " ".join(yaml.safe_load(path.read_text()).get("description", "").split()))
-    rubrics = Table(Column("rubric", no_wrap=True), "of", "about", box=None, pad_edge=False)
-    for name in shipped_rubrics():
-        options = load_rubric(name, ()).options
-        rubrics.add_row(name, options.of, " ".join(options.description.split()))
-    for table in (recipes, suites, rubrics):
-        out.print(table)
+    tables = shipped_tables()
+    if what and what not in tables:
+        if what != "runs" and not Path(what).is_dir():
+            raise InputError(f"ls {what}: expected {', '.join(tables)}, runs, or a folder of runs")
+        tables = {"runs": runs_table(runs_below(Path(what)))}
+    chosen = {name: table for name, table in tables.items() if not what or name == what or name == "runs"}
+    if json:
+        print_json({name: table.values() for name, table in chosen.items()})
+        return
+    for table in chosen.values():
+        out.print(as_rich(table) if table else "none yet")
         out.print()
 
 
@@ -142,12 +192,29 @@ def cp(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: AsJson = False) -> None:
     """Say what is installed, which backends work, and what is missing."""
-    from selfimprove.cli.check import print_doctor
+    from selfimprove.cli.doctor import looked_at
+    from selfimprove.report.table import Col, Table
+    from selfimprove.report.terminal import as_rich
 
-    if not print_doctor(out):
+    found = looked_at()
+    if json:
+        print_json(found)
+    else:
+        out.print(as_rich(Table("", found, [Col("what"), Col("found"), Col("note")])))
+    if not all(row["good"] for row in found):
         raise typer.Exit(1)
+
+
+def said(line: str, style: str = "") -> None:
+    """Prints a line of plain text, whatever is in it."""
+    out.print(visible(line), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Prints what a program reads: one JSON value, NaN as null."""
+    print(dumps(plain(value), indent=1, ensure_ascii=False))
 
 
 def main() -> None:

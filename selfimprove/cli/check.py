@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from selfimprove.artefacts import Store
 from selfimprove.errors import InputError
 from selfimprove.judging.rubric import Rubric, RubricOptions, load_rubric
-from selfimprove.models.builtin import BUILTINS, cache_folder
 from selfimprove.models.chat import accepted_turns, append_turn, render_example, render_prompt
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.registry import is_code_file
 from selfimprove.report.events import EventLog
 from selfimprove.report.summary import duration
 from selfimprove.report.text import printable
-from selfimprove.runs.folder import Run
 from selfimprove.steps.cost import Preview, Tokens, tokens_of
 
 if TYPE_CHECKING:
@@ -248,100 +241,3 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def _engine_of(holder: int | None) -> int | None:
-    """Process id of the living vLLM engine that a process has started."""
-    try:
-        children = psutil.Process(holder).children() if holder else []
-        return next((child.pid for child in children if "selfimprove.sampling.vllm_engine" in child.cmdline()), None)
-    except psutil.Error:
-        return None
-
-
-def print_status(folder: Path, verify: bool, out: Console) -> None:
-    """Steps finished and under way, and what came of it so far; with `verify`, every file's digest."""
-    from selfimprove.report.events import FILE_NAME, read_events
-    from selfimprove.report.terminal import part_tables
-
-    run = Run(folder)
-    recipe = run.read_recipe()
-    holder = run.holder()
-    state = f"process {holder} is working on it" if holder else "no process is working on it"
-    if engine := _engine_of(holder):
-        state += f" (its vLLM engine: process {engine})"
-    out.print(f"{folder}: method {recipe['method']}, model {recipe['model']}; {state}", highlight=False, soft_wrap=True)
-    store = Store(Path(recipe["store"]) if recipe.get("store") else folder / "steps")
-    table = Table("step", "seconds", "tokens", "files", box=None, pad_edge=False)
-    damaged = []
-    for artefact in store.all():
-        # New times alone (a copied run) are no damage: what looks changed is read.
-        problem = artefact.damage() if verify or not artefact.looks_whole() else None
-        damaged += [problem] if problem else []
-        figures = artefact.figures
-        table.add_row(
-            str(artefact.manifest.get("label", artefact.folder.name)),
-            f"{figures['seconds']:.1f}" if figures else "", f"{figures['tokens']:,}" if figures else "",
-            problem or ("whole (verified)" if verify else "whole"),
-        )  # fmt: skip
-    out.print(table)
-    for partial in sorted(store.folder.glob(".partial-*")):
-        done, total = len(list(partial.glob("rows-*.arrow"))), "?"
-        if (partial / "step.json").is_file():
-            task = json.loads((partial / "step.json").read_text())
-            total, name = task["shards"], task["label"]
-            out.print(f"under way: {name}: {done} of {total} shards", highlight=False)
-    events = folder / FILE_NAME
-    for found in part_tables(read_events(events)) if events.is_file() else ():
-        out.print(found)
-    if damaged:
-        raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
-
-
-def print_doctor(out: Console) -> bool:
-    """What is installed and what is missing, with the command that mends it; True if a run can work."""
-    import torch
-
-    from selfimprove.models.policy import pick_device
-    from selfimprove.sampling.backends import choose_backend
-    from selfimprove.sampling.vllm import installed
-
-    table = Table("what", "found", "note", box=None, pad_edge=False)
-    good = True
-    for package in ("torch", "transformers", "trl", "peft", "accelerate", "datasets"):
-        try:
-            table.add_row(package, version(package), "")
-        except PackageNotFoundError:
-            good = False
-            table.add_row(package, "missing", f"pip install {package}")
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no"
-    table.add_row("python", platform.python_version(), "")
-    table.add_row("GPU", gpu, "" if torch.cuda.is_available() else "runs use the CPU")
-    device = pick_device()
-    chosen, _ = choose_backend("auto", device)
-    vllm = installed(device)
-    picked = "what sampling.backend=auto picks here"
-    table.add_row("sampler: transformers", "works", picked if chosen == "transformers" else "")
-    if vllm.problem:
-        table.add_row("sampler: vllm", "broken" if vllm.version else "missing", vllm.problem)
-        good &= vllm.version is None  # not having it is fine
-    else:
-        table.add_row("sampler: vllm", f"{vllm.version} works", vllm.untested or picked)
-    client = find_spec("openai") is not None
-    table.add_row("sampler: openai", "works" if client else "missing", "" if client else "pip install openai")
-    for builtin in BUILTINS.values():
-        cached = list((cache_folder() / "models").glob(f"{builtin.name}-*/config.json"))
-        table.add_row(
-            f"model {builtin.name}",
-            "cached" if cached else "not yet",
-            "" if cached else "fetched on first use, 93 MB",
-        )
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cache_folder()).free / 2**30
-        table.add_row("cache", f"{free:.0f} GB free", str(cache_folder()))
-    except OSError as error:
-        good = False
-        table.add_row("cache", "not writable", f"{error}; set SELFIMPROVE_CACHE")
-    out.print(table)
-    return good

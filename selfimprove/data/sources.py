@@ -80,28 +80,33 @@ class Preference:
 
 
 class DataSource(BaseModel):
-    """A file (`path`: .jsonl, .json, .parquet, .csv, .tsv, .txt with a prompt a line), a folder or a pattern of such
-    files, a list in a Python file (`path: mine.py:prompts`: texts, rows, or a function that returns them) or a hub data
-    set; bare text means `path`. `hub` with `file` is that one file of the data set's repository.
-
-    `where` keeps the rows equal on these columns, then `limit` the first ones. `fields` says which column holds what,
-    where it is not the column of that name or a usual one; "" means no column (`id: ""`: ids from the content);
-    `choices`, and several annotators' `label`, may be a list of columns. `template` is the prompt with {column}
-    placeholders, replaced as plain text.
-    """
+    """Where rows come from. Bare text means `path`. Exactly one of `path` and `hub` is needed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     path: str | None = None
+    """A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a prompt a line), a folder of such files, a `save_to_disk`
+    folder, a pattern (`parts/*.parquet`), or a list in a Python file (`mine.py:prompts`: texts, rows, or a function
+    that returns them)."""
     hub: str | None = None
+    """A data set on the hub, with Parquet files."""
     file: str | None = None
+    """Of `hub`: one file of the data set's repository."""
     config: str | None = None
+    """Of `hub`."""
     split: str = "train"
+    """Of `hub`."""
     revision: str | None = None
+    """Of `hub`."""
     limit: int | None = Field(default=None, ge=1)
+    """The first rows, of those that `where` keeps."""
     where: dict[str, str | int | float | bool | None] = {}
+    """Keeps the rows equal on these columns."""
     fields: dict[Role, str | list[str]] = {}
+    """Which column holds what, where it is not the column of that name or a usual one; "" means no column (`id: ""`:
+    ids from the content). `choices`, and several annotators' `label`, may be a list of columns."""
     template: str | None = None
+    """The prompt, with {column} placeholders, replaced as plain text."""
 
     @model_validator(mode="before")
     @classmethod

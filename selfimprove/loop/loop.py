@@ -34,6 +34,7 @@ from selfimprove.steps.run import StepRequest
 from selfimprove.suites.runner import Evaluator
 from selfimprove.training.accelerate_file import check_accelerate_file, find_accelerate_file
 from selfimprove.training.stages import made_policy, optimizer_steps, read_history
+from selfimprove.training.trackers import tell_figures
 
 # How many seed examples the probe for "weights moved" scores.
 _PROBE = 8
@@ -283,7 +284,10 @@ class Loop(Record):
 
     def evaluate(self, policy: Policy, round: Round | None = None) -> None:
         """Runs every suite of the recipe on `policy`, with intervals and the paired change."""
-        self.evaluator.evaluate(policy, round.number if round else 0)
+        found = self.evaluator.evaluate(policy, round.number if round else 0)
+        told = {f"{name}/{one['metric']}": one["value"] for name, one in found.items() if one["value"] is not None}
+        place = max((len(its) for its in self.evaluator.outcomes.values()), default=1) - 1
+        tell_figures(self.recipe.training.report_to, told, place, Path(self.recipe.output) / "logs" / "policies.json")
 
     def kept(self, last: Policy) -> Policy:
         """`keep: last`, or the best policy on the development suite. `why_kept` says it in words."""

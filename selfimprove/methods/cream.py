@@ -39,13 +39,19 @@ if TYPE_CHECKING:
 
 
 class Cream(Options):
-    """CREAM's own options; see `selfimprove/methods/cream.py`."""
+    """Section `cream`."""
 
     measure: Literal["kendall", "kendall_b", "spearman", "top_order"] = "kendall"
+    """How two rankings agree: tau-a, tau-b, Spearman's rho, or whether best and worst are the same."""
     weight: Literal["avg", "dyn", "constant"] = "avg"
+    """`avg`: C for every pair; `dyn`: each its own C_j; `constant`: the same whatever was measured."""
     constant: Share = 1.0
+    """C of every pair, for `weight: constant`."""
     first_round: Literal["likelihood", "sft_middle", "none"] = "likelihood"
+    """The second ranking of round 1: M0's likelihood per token (the authors' code), the model from the middle of the
+    SFT, or none."""
     floor: bool = False
+    """Train nothing where C <= 0.5."""
 
 
 # Whose ranking K is where theta_{t-1} is M0, whose implicit reward is zero everywhere; for the report.

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 class IterativeDpo(Options):
-    """`dpo_reference`: the loss reference of every round, the current policy or the initial one (M1)."""
+    """Section `iterative_dpo`."""
 
     judge: JudgeOptions = JudgeOptions(kind="implicit_reward")
+    """Who ranks the responses."""
     dpo_reference: Literal["current", "initial"] = "current"
+    """The loss reference of every round: the policy that sampled (as CREAM and SRLM have it), or the one before round
+    1."""
     sft: bool = True
+    """Begin with SFT on `data.seed`."""
 
 
 _UNLABELLED = "rubric, reward_model, function, constraints, likelihood, majority"

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 
 class Sharpening(Options):
-    """Section `sharpening`. judge: the self-reward, given by the frozen base."""
+    """Section `sharpening`."""
 
     judge: JudgeOptions = JudgeOptions(kind="likelihood")
+    """The self-reward by which the best of a prompt's draws is kept, given by the frozen base."""
 
 
 def _cost(recipe: Recipe, options: Sharpening) -> Cost:

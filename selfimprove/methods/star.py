@@ -47,19 +47,21 @@ _TRANSITIONS = {
 
 
 class Star(Options):
-    """STaR and Pair-SFT on the policy's own traces; see `selfimprove/methods/star.py`.
-
-    traces: `corrections` keeps those whose first attempt is wrong and second is right (STaR), `pairs` draws a right
-    attempt of the same prompt to stand behind a wrong first one (Pair-SFT). right_to_right: right first attempts are
-    kept too, with a right answer behind them. restart: every round trains the base model, not the last round's.
-    """
+    """Section `star`."""
 
     reward: Reward = Reward()
+    """What is right."""
     instruction: Annotated[str, Field(min_length=1)] = INSTRUCTION
+    """The second turn's text, the same whether the first answer was right or wrong; take your suite's."""
     traces: Literal["corrections", "pairs"] = "corrections"
+    """`corrections`: the policy's own second attempts that were right after a wrong first one (STaR); `pairs`: a right
+    answer to the same prompt, drawn from both turns, behind a wrong first attempt (Pair-SFT)."""
     right_to_right: bool = False
+    """Right first attempts too, with a right answer behind them."""
     restart: bool = True
+    """Every round trains the base model on the last policy's traces; `false` goes on training the last policy."""
     most_per_prompt: Positive = 4
+    """Traces a prompt and round: wrong first attempts before right ones, then by number."""
 
 
 def traces_part(events: Sequence[Event]) -> Part:

@@ -19,18 +19,23 @@ class Prices(Strict):
 
 
 class Reader(Strict):
-    """A language model that reads a rubric: a policy (`model`) or one behind a `server`, which may be any that speaks
-    OpenAI's chat protocol. A rubric's folder may have its own model in it (`runs/x/judge`): then it is enough, and its
-    path alone may stand for the whole section. Raise `version` when what the server serves changed under the same name:
-    what it judged before is then judged again. `log_probs`: of so many first tokens a server is asked for, where the
-    rubric reads labels or digits; 0 reads what was written."""
+    """A language model that reads a rubric: a policy (`model`) or one behind a `server`. A rubric's folder may have its
+    own model in it (`runs/x/judge`): then it is enough, and its path alone may stand for the whole section."""
 
     rubric: str | None = None
+    """A shipped rubric's name, or a folder (`selfimprove ls`)."""
     model: str | None = None
+    """A policy, as `model` of a recipe; or, for `reward_model`, a sequence classifier."""
     server: ServerOptions | None = None
+    """In the place of `model`: any that speaks OpenAI's chat protocol."""
     version: int = 1
+    """Raise it when what the server serves, or what your function imports, changed under the same name: all is then
+    judged again."""
     log_probs: Annotated[int, Field(ge=0, le=20)] = 20
+    """Of so many first tokens a server is asked for, where the rubric reads labels or digits; 0 reads what was
+    written."""
     prices: Prices | None = None
+    """What a run cost is then shown."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,19 +53,18 @@ class Reader(Strict):
 
 
 class _Scores(Reader):
-    """What decides about a response, in whatever way.
-
-    `function`: `file.py:function` beside the recipe, or `module:function` (`judging/functions.py`). `normalize`: what
-    `exact_match` does to answer and reference. `code` runs the data's `tests` in the sandbox. `seconds`: what a program
-    or a function may take for one response. From `right_from` on, a score counts as right. Raise `version` when what
-    your function imports changes (of a `file.py` its own text is looked at).
-    """
+    """What decides about a response, in whatever way."""
 
     function: str | None = None
+    """`file.py:function` beside the recipe, or `module:function`."""
     normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
+    """What `exact_match` does to answer and reference."""
     tests: Literal["humaneval", "mbpp"] | None = None
+    """For `code`: the tests of the data, run in the sandbox."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
+    """What a program or a function may take for one response."""
     right_from: float = 0.5
+    """The score from which on a response is right."""
 
     def _needs_one(self, kind: str) -> None:
         needed = {"code": "tests", "function": "function", "reward_model": "model", "rubric": "rubric"}.get(kind)
@@ -87,17 +91,16 @@ JudgeKind = Literal[
 
 
 class JudgeOptions(_Scores):
-    """A judge of responses; see `selfimprove/judging/judges.py`. Bare text is a kind (`constraints`), your function
-    (`checker.py:good`) or a judge's folder.
-
-    `random`: a share `rate` of the finished responses scores 1, or as many of them as `of` finds right; without both,
-    scores without meaning. `incorrect`: right is what `of` finds wrong. `oracle`: what `of` says, which is the truth: a
-    run with it is an upper bound and says so.
-    """
+    """A judge of responses. Bare text is a kind (`constraints`), your function (`checker.py:good`) or a judge's folder
+    (`runs/x/judge`). What each kind does: docs/recipes.md#judges."""
 
     kind: JudgeKind
+    """See docs/recipes.md#judges."""
     rate: Share | None = None
+    """For `random`: the share of the finished responses that scores 1."""
     of: JudgeOptions | None = None
+    """For `random`: the judge that finds as many right. For `incorrect`: the judge whose wrong answers are taken for
+    right ones. For `oracle`: the judge that knows the truth."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,13 +154,12 @@ class JudgeOptions(_Scores):
 
 
 class Reward(_Scores):
-    """What is right: the reward of `score` and `star`, 1 or 0 but for a function, a reward model and a rubric.
+    """What is right: the reward of a response, 1 or 0 but for a function, a reward model and a rubric. The kinds are
+    those of judges that decide by themselves (docs/recipes.md#judges).
 
-    `exact_match` (after `normalize`) and `math` (math-verify) compare with the prompt's answer, `code` runs the data's
-    `tests` in the sandbox, `function` is the user's, `reward_model` and `rubric` are read by `model` (a rubric also by
-    `server`, or by the model in its own folder). Scores of a reward model or a rubric have no `right_from` of their
-    own, and a judge's folder alone (`reward: runs/x/judge`) has the middle of its scale, 4.5. A truncated answer is
-    worth 0 like any wrong one, whatever else a function gives.
+    A judge's folder alone (`reward: runs/x/judge`) has the middle of its scale as `right_from`, 4.5; any other
+    `reward_model` or `rubric` needs one. A truncated answer is worth 0 like any wrong one, whatever else a function
+    gives.
     """
 
     kind: Literal["exact_match", "math", "code", "function", "reward_model", "rubric"] = "exact_match"
@@ -186,10 +188,12 @@ def said_of(error: Any, model: type[BaseModel]) -> str:
 
 
 class SuiteChoice(Strict):
-    """A suite to evaluate with: a shipped name or a YAML file, and what replaces keys of that file. Bare text is the
-    name alone; any other key beside `suite` is a key of the suite (see docs/evaluation.md)."""
+    """A suite to evaluate with, and what replaces keys of it. Bare text is the name alone; any other key beside `suite`
+    is a key of the suite (docs/suites.md)."""
 
     suite: str
+    """A shipped name or a YAML file; or, with `kind` and `data` beside it, the name of a suite that stands in the
+    recipe whole."""
     change: dict[str, Any] = Field(default={})
 
     @model_validator(mode="before")

@@ -30,26 +30,45 @@ class Recipe(Strict):
     """One run, whole. `load_recipe` reads it from YAML; `selfimprove run` and `selfimprove.run` take it."""
 
     method: str
+    """A method or a task by its name (docs/methods.md); your own as `file.py:function` beside the recipe,
+    `module:function`, or the name that an installed package gives it (docs/write-a-method.md)."""
     model: str = "smollm2-135m-instruct"
+    """Built-in name, hub id (`org/name@revision`), local model folder, PEFT adapter folder, or a run's policy
+    (`runs/x`, `runs/x@M1`)."""
     output: HomePath
+    """The run's folder; of a recipe in a file by default `runs/` and the file's name."""
     store: HomePath | None = None
+    """Folder of the artefacts, by default `steps` in `output`; share one between variants of a run."""
     seed: Seed = 0
+    """Of sampling noise, the order of training data, and the division of the prompts over the rounds."""
     rounds: Positive = 3
+    """Rounds of sample, judge, train."""
     data: Data = Data()
     sampling: Sampling = Sampling()
     training: Training = Training()
     sft: Sft = Sft()
     judge: JudgeOptions | None = None
+    """Who ranks or accepts the responses, for methods that read it. Where the method's own section has a `judge`, the
+    two are the same."""
     evaluate: tuple[SuiteChoice, ...] = ()
+    """Suites that every policy is measured with (docs/suites.md)."""
     evaluate_limit: Positive | None = None
+    """Only the first items of every suite."""
     development: SuiteChoice | None = None
+    """The suite that `keep: best` and `stop.patience` go by; none of those under `evaluate`."""
     policies: tuple[str, ...] = ()
+    """Further policies to measure, each compared with `model`."""
     keep: Literal["last", "best"] = "last"
+    """The policy that the run ends with; `best` is by the `development` suite."""
     stop: Stop = Stop()
     gates: Gates = Gates()
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where there is one."""
     trust_remote_code: bool = False
+    """Runs the Python code in a model's folder, as Transformers does."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What every local model's chat template gets beside a conversation, as `enable_thinking: false`; part of the
+    tokenizer's digest."""
     folder: str = Field(default=".", exclude=True)  # where relative data paths are looked for first
 
     contract: ClassVar[Method]  # what its method needs; of the class that `recipe_class` makes for that method
@@ -325,3 +344,15 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif before != after:
             lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return lines
+
+
+def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a resolved recipe by their dotted keys.
+
+    >>> flat_keys({"seed": 0, "sft": {"epochs": 2}})
+    {'seed': 0, 'sft.epochs': 2}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found

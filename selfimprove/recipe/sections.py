@@ -1,5 +1,6 @@
 """The sections of a recipe that several methods read: strict, so that an unknown key is an error. Those that name a
-judge are in `judge_sections.py`, those of one method in `method_sections.py`, the recipe itself is in `recipe.py`."""
+judge are in `judges.py`, those of one method in its own file, the recipe itself is in `recipe.py`. The texts under the
+keys are what docs/keys.md says of them."""
 
 from __future__ import annotations
 
@@ -41,36 +42,50 @@ Normalize = Literal["lower", "strip", "final_period", "after_answer"]
 
 
 class Data(Strict):
-    """Where the data come from: a path, `hub: ...`, or a list of them (see docs/recipes.md)."""
+    """Where the data come from: each a source, or a list of them. docs/recipes.md has the forms of rows that are
+    read."""
 
     seed: Sources | None = None
+    """Examples for SFT: `prompt` and `response`."""
     prompts: Sources | None = None
+    """Prompts for the rounds. `answer` is optional and only measured, but for judges and rewards that compare with
+    it."""
     pairs: Sources | None = None
+    """`prompt`, `chosen`, `rejected`, and optionally `confidence` from 0 to 1."""
     held_out: Sources | None = None
+    """Prompts with an `answer`, on which a threshold is chosen."""
     seed_limit: Positive | None = None
+    """Only the first examples of `seed`."""
     prompts_per_round: Positive | None = None
+    """Each round has its own slice of so many; by default all, divided by the rounds."""
 
 
 class VllmOptions(Strict):
-    """How the vLLM engine is run; nothing here changes a result beyond rounding. `adapters`: merged into the weights
-    (`merge`, what the CPU does) or loaded beside the base (`hot`, what a GPU does); `gpu_memory`: its share of the
-    GPU's; `max_model_len`: tokens of prompt and response together, by default the model's context, at most 32,768."""
+    """How the vLLM engine is run; nothing here changes a result beyond rounding."""
 
     adapters: Literal["auto", "merge", "hot"] = "auto"
+    """Merged into the weights (`merge`, what the CPU does) or loaded beside the base (`hot`, what a GPU does)."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Share of the GPU's memory."""
     max_model_len: Positive | None = None
+    """Tokens of prompt and response together; by default the model's context, at most 32,768."""
 
 
 class ServerOptions(Strict):
-    """An OpenAI-compatible server, see `selfimprove/models/server.py`. The key is read from the environment variable
-    that `api_key_env` names."""
+    """An OpenAI-compatible server."""
 
     base_url: str
+    """As `http://127.0.0.1:8000/v1`."""
     model: str
+    """Its name there."""
     api_key_env: str | None = None
+    """The name of the environment variable with the key, which is in no file, log or message."""
     timeout_s: float = 600.0
+    """Seconds for one answer."""
     retries: int = 5
+    """How often what failed is asked again, with back-off."""
     concurrency: int = 16
+    """Requests at a time."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -86,22 +101,31 @@ class ServerOptions(Strict):
 
 
 class Sampling(Strict):
-    """How responses are drawn. `batch_tokens` bounds rows x tokens of one batch and changes no result. `top_k`, `min_p`
-    (0: off), `repetition_penalty` (1: off), `stop` (texts that end a response): of what is sampled to be judged or
-    trained, not of suites, which have their own."""
+    """How the responses are drawn that are judged or trained, by every backend; log-probs are of the policy without
+    `top_k`, `min_p` and `repetition_penalty`. Suites have keys of their own."""
 
     backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
+    """`auto` is vLLM where a tested version works on the device, else Transformers; `openai` is any server that gives
+    token ids. A run keeps what it began with."""
     n: Positive = 5
+    """Responses a prompt."""
     temperature: Annotated[float, Field(gt=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Field(ge=0)] = 0
+    """The likeliest tokens that may be drawn; 0: all."""
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The least probability of a token that may be drawn, as a share of the likeliest one's; 0: any."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """1: none."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end a response, and are cut off; for methods that train on texts."""
     max_new_tokens: Positive = 768
+    """Tokens of a response; a longer one is truncated."""
     batch_tokens: Positive = 16384
+    """Bound on rows x tokens of one batch; changes no result."""
     vllm: VllmOptions = VllmOptions()
     server: ServerOptions | None = None
+    """For `openai`."""
 
     @property
     def shaping(self) -> dict[str, Any]:
@@ -118,40 +142,59 @@ class Sampling(Strict):
 
 
 class Lora(Strict):
-    """A PEFT LoRA adapter; `target_modules` as PEFT takes it."""
+    """A PEFT LoRA adapter."""
 
     r: Positive = 32
     alpha: Positive = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Acts in SFT, and in the training of a judge; not in DPO or RL."""
     target_modules: str | tuple[str, ...] = "all-linear"
+    """As PEFT takes it."""
 
 
 class Optimisation(Strict):
     """What one training stage needs; `sft` may replace any of them for its stage."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """AdamW's, at its highest."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
+    """Examples, pairs or samples of an update, over all processes."""
     warmup_ratio: Share = 0.1
+    """Share of the updates in which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to it."""
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
 
 
 class Training(Optimisation):
-    """The main training stage. The last six keys say how, not what: they change no result beyond rounding."""
+    """The main training stage. `micro_batch_size` and what follows it say how, not what: they change no result beyond
+    rounding."""
 
     lora: Annotated[Lora | None, BeforeValidator(_as_lora)] = None
+    """`true`, or its keys; without it the whole model is trained."""
     beta: Annotated[float, Field(gt=0)] = 0.1
+    """DPO's beta."""
     max_length: Positive = 2048
+    """Tokens of prompt and response together; what is longer is left out and counted, never cut."""
     truncated: Literal["keep", "drop"] = "keep"
+    """`drop` leaves truncated responses out of the pairs."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on the CPU."""
     micro_batch_size: Positive = 8
+    """Rows computed at a time."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Less memory, more computation."""
     checkpoint_steps: Positive = 50
+    """Updates between two checkpoints."""
     processes: Positive = 1
+    """Data-parallel processes (docs/scaling.md)."""
     accelerate: str | None = None
+    """An accelerate config file for as many processes (FSDP, ZeRO)."""
     report_to: tuple[str, ...] = ()
+    """`tensorboard`, `trackio`, `wandb`: training curves also go there, into `logs` in the run's folder unless their
+    environment variables say otherwise (wandb: `WANDB_MODE=offline` needs no login)."""
 
 
 class Sft(Strict):
@@ -176,18 +219,21 @@ def model_of(annotation: Any) -> Any:
 
 
 class Stop(Strict):
-    """When a loop ends before its last round. `patience`: so many policies in a row are below the best one on the
-    `development` suite. `distinct`, `entropy`, `length`: the share by which the samples' distinct-2, their mean -log p
-    (nats per token) or their mean length (tokens) may leave those of round 1, either way."""
+    """When a loop ends before its last round. `distinct`, `entropy` and `length` are the share by which that figure of
+    a round's samples may leave round 1's, either way."""
 
     patience: Positive | None = None
+    """So many policies in a row are below the best one on the `development` suite."""
     distinct: Annotated[float, Field(gt=0)] | None = None
+    """Of distinct-2, as in `gates.min_distinct`."""
     entropy: Annotated[float, Field(gt=0)] | None = None
+    """Of the mean -log p, in nats per token."""
     length: Annotated[float, Field(gt=0)] | None = None
+    """Of the mean length, in tokens."""
 
 
 class Gates(Strict):
-    """Bounds of the invariants checked while a run goes on; `disabled` lists those that report and do not stop."""
+    """Bounds of the invariants checked while a run goes on."""
 
     disabled: tuple[
         Literal[
@@ -197,19 +243,35 @@ class Gates(Strict):
         ],
         ...,
     ] = ()  # fmt: skip
+    """Gates that report and do not stop (docs/design.md)."""
     sampler_agrees: float | None = None
+    """Mean absolute difference of the sampler's and the scorer's log-prob, in nats per token; by default 1e-3 in
+    float32, 2e-2 in bfloat16."""
     max_missing: Share = 0.5
+    """Share of scores or rewards that are missing."""
     max_ties: Share = 0.9
+    """Share of pairs of a prompt's responses that are scored alike."""
     max_truncated: Share = 0.9
+    """Share of responses cut off at `sampling.max_new_tokens`."""
     max_duplicates: Share = 0.98
+    """Share of responses that an earlier one to the same prompt has token for token."""
     max_length_growth: Annotated[float, Field(gt=1)] = 10.0
+    """How many times longer or shorter than round 1's the mean response may be."""
     min_distinct: Share = 0.1
+    """Distinct-2 (the share of different ones among neighbouring pairs of tokens), as a share of round 1's."""
     max_first_attempt_drop: Share = 0.1
+    """How far the share of right first attempts may fall below the base's, plus two standard errors: a worse first
+    attempt makes a better second one."""
     min_change_rate: Share = 0.0
+    """Share of second answers that differ from the first."""
     max_copy_rate: Share = 1.0
+    """Share of second answers that are the first, token for token."""
     max_kl: Annotated[float, Field(gt=0)] = 1.0
+    """KL to the base, in nats per token, in one turn; one that is not finite stops too."""
     min_telling: Share = 0.0
+    """Share of prompts whose samples are rewarded differently."""
     max_sampler_kl: Annotated[float, Field(gt=0)] = 0.05
+    """KL(sampler || trainer), in nats per token."""
 
 
 INSTRUCTION = (

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from selfimprove.report.events import Event
 from selfimprove.report.figures import (
     COLOURS,
-    GREY,
     add_legend,
     by_suite,
     draw_points,
@@ -19,54 +18,7 @@ from selfimprove.report.figures import (
     points_of,
     policy_axis,
 )
-from selfimprove.report.summary import dig, evaluations_of, in_rounds, metric_of, number, policies_of, text
-
-
-def accuracy(events: Sequence[Event]) -> Figure | None:
-    policies = list(policies_of(events))
-    suites = {
-        suite: by_policy
-        for suite, by_policy in evaluations_of(events, "accuracy").items()
-        if any(number(e.get("value")) is not None for e in by_policy.values())
-    }
-    if not suites:
-        return None
-    figure, (ax,) = new_figure(2.7)
-    metrics: dict[str, None] = {}
-    for index, (suite, by_policy) in enumerate(suites.items()):
-        shift = 0.14 * (index - (len(suites) - 1) / 2)
-        points = points_of(policies, by_policy, "value", shift)
-        draw_points(ax, points, COLOURS[index % len(COLOURS)], label(suite), line=in_rounds(events))
-        metrics.setdefault(metric_of(next(iter(by_policy.values()))).name)
-    policy_axis(ax, policies)
-    ax.set_ylabel(f"{', '.join(label(name) for name in metrics)} (%)")
-    add_legend(ax)
-    return figure
-
-
-def changes(events: Sequence[Event]) -> Figure | None:
-    """The policies of the rounds against M1 and against the previous one; one axes for each suite."""
-    suites = {}
-    for suite, by_policy in evaluations_of(events, "accuracy").items():
-        made = [policy for policy, round_ in policies_of(events).items() if round_ > 0 and policy in by_policy]
-        before = next((text(dig(by_policy[p], "paired", "against")) for p in made), "") or "the start"
-        lines = {
-            f"to {before}": {policy: by_policy[policy].get("paired") for policy in made},
-            "to the previous policy": {policy: by_policy[policy].get("paired_previous") for policy in made},
-        }
-        if any(number(dig(one, "difference")) is not None for line in lines.values() for one in line.values()):
-            suites[suite] = (made, lines)
-
-    def draw(ax: Any, found: tuple[list[str], dict[str, dict[str, Any]]]) -> None:
-        made, lines = found
-        for index, (name, line) in enumerate(lines.items()):
-            points = points_of(made, line, "difference", 0.16 * (index - 0.5))
-            if points:
-                draw_points(ax, points, COLOURS[index], label(name))
-        ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
-        policy_axis(ax, made)
-
-    return by_suite(suites, draw, "change (points)", "points", height=(0.6, 2.0), least=1)
+from selfimprove.report.summary import dig, evaluations_of, in_rounds, number, policies_of
 
 
 def ratings(events: Sequence[Event]) -> Figure | None:

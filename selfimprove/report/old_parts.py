@@ -10,7 +10,6 @@ from selfimprove.report import (
     correction_tables,
     judge_tables,
     longen_tables,
-    outcome,
     preference_tables,
     tables,
 )
@@ -35,17 +34,6 @@ def old_parts_of(events: Sequence[Event]) -> list[OldPart]:
     """The parts that there is anything for, in the order in which a loop is judged."""
     drawn = plots(events)
     parts = [
-        (
-            "accuracy",
-            "Did it get better?",
-            "Changes are paired: the same items, before and after.",
-            [
-                outcome.before_after(events),
-                ("Evaluations", tables.evaluations_table(events)),
-                ("Accuracy by group", tables.groups_table(events, "accuracy")),
-                ("Other metrics by group", tables.groups_table(events, "other")),
-            ],
-        ),
         (
             "self_correction",
             "Does it correct itself?",
@@ -141,22 +129,6 @@ def old_parts_of(events: Sequence[Event]) -> list[OldPart]:
                 ("Answers", answer_tables.answers_table(events)),
                 ("The first answers", answer_tables.first_answers_table(events)),
             ],
-        ),
-        (
-            "figures",
-            "What else did the method report?",
-            "",
-            [(name, tables.figures_table(events, name)) for name in tables.figure_names(events)],
-        ),
-        ("training", "Training", "", [("Training stages", tables.training_table(events))]),
-        (
-            "time",
-            "Where did the time go?",
-            "Steps reused from an earlier start of the run are not counted. The floor is the time that a step's "
-            "unavoidable matrix products take at this machine's speed; a share of 100% cannot be reached. Round 0 is "
-            "what comes before the rounds. Tokens are those sampled or scored (with the prompts where they are "
-            "sampled), or trained on.",
-            [("Stages", tables.times_table(events)), ("Sampling engine", tables.engines_table(events))],
         ),
     ]
     found = [

@@ -19,7 +19,7 @@ from selfimprove.report.summary import (
     text,
     with_interval,
 )
-from selfimprove.report.tables import Table, as_dict, as_list
+from selfimprove.report.table import Col, Table, as_dict, as_list
 
 ORACLE = "Judged by an ORACLE, which has the true labels: an upper bound, and no self-improvement."
 NO_ARMS = (
@@ -35,7 +35,7 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
     run = next(reversed(of_kind(events, "run")), {})
     found = [ORACLE] if done.get("oracle") or _oracle_recipe(run) else []
     for suite, by_policy in evaluations_of(events).items():
-        first, last = _first_and_kept(events, by_policy)
+        first, last = first_and_kept(events, by_policy)
         if first is None or last is None:
             continue
         metric = metric_of(last)
@@ -62,7 +62,7 @@ def _oracle_recipe(run: Event) -> bool:
     return any(dig(run, "recipe", *path, "kind") == "oracle" for path in ((section, "judge"), ("judge",)) if all(path))
 
 
-def _first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tuple[Event | None, Event | None]:
+def first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tuple[Event | None, Event | None]:
     """The first policy's evaluation and the kept one's (the last, while the run goes on); None unless they differ."""
     done = next(reversed(of_kind(events, "done")), {})
     measured = [policy for policy in policies_of(events) if policy in by_policy]
@@ -73,17 +73,17 @@ def _first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tup
     return by_policy[measured[0]], by_policy[last]
 
 
-def before_after(events: Sequence[Event], most: int = 8) -> tuple[str, Table]:
-    """The first items of a suite that the kept policy answers otherwise right or wrong than the first one did, and a
+def before_after(events: Sequence[Event], most: int = 8) -> Table:
+    """The first items of a suite that the kept policy answers otherwise right or wrong than the first one did, under a
     title that counts all of these; nothing where the suite keeps no answers."""
-    rows: list[list[str]] = []
+    rows: list[dict[str, str]] = []
     better = worse = seen = 0
-    columns = ["suite", "prompt", "before", "", "after", ""]
+    names = ("before", "after")
     for suite, by_policy in evaluations_of(events).items():
-        first, last = _first_and_kept(events, by_policy)
+        first, last = first_and_kept(events, by_policy)
         if first is None or last is None:
             continue
-        columns[2], columns[4] = text(first.get("policy")), text(last.get("policy"))
+        names = (text(first.get("policy")), text(last.get("policy")))
         for one, other in zip(as_list(first.get("answers")), as_list(last.get("answers")), strict=False):
             if text(one.get("prompt")) != text(other.get("prompt")):
                 continue
@@ -92,12 +92,17 @@ def before_after(events: Sequence[Event], most: int = 8) -> tuple[str, Table]:
             better += marks == ("wrong", "right")
             worse += marks == ("right", "wrong")
             if marks[0] != marks[1] and len(rows) < most:
-                said = text(one.get("text")), text(other.get("text"))
-                rows.append([suite, text(one.get("prompt")), said[0], marks[0], said[1], marks[1]])
+                said = {
+                    "before": text(one.get("text")),
+                    "was": marks[0],
+                    "after": text(other.get("text")),
+                    "is": marks[1],
+                }
+                rows.append({"suite": suite, "prompt": text(one.get("prompt")), **said})
     title = f"Before and after: of the first {seen} items {better} became right and {worse} wrong; the first of these"
-    if len({row[0] for row in rows}) == 1:
-        return title, Table(columns[1:], [row[1:] for row in rows])
-    return title, Table(columns, rows)
+    suites = [Col("suite")] if len({row["suite"] for row in rows}) > 1 else []
+    answers = [Col(names[0], "before"), Col("", "was"), Col(names[1], "after"), Col("", "is")]
+    return Table(title, rows, [*suites, Col("prompt"), *answers])
 
 
 def _mark(value: Any) -> str:

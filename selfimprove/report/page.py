@@ -13,12 +13,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.report import tables
-from selfimprove.report.charts import svg
+from selfimprove.report.charts import Chart, svg
 from selfimprove.report.events import FILE_NAME, Event, read_events
+from selfimprove.report.general import GENERAL
 from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
 from selfimprove.report.part import Part, parts_of
+from selfimprove.report.policies import all_figures_table, policies_table
 from selfimprove.report.summary import (
     dig,
     duration,
@@ -30,7 +31,7 @@ from selfimprove.report.summary import (
     rounds_of,
     text,
 )
-from selfimprove.report.tables import as_dict, as_list, short
+from selfimprove.report.table import Table, as_dict, as_list, short
 from selfimprove.report.text import visible
 
 
@@ -40,11 +41,14 @@ def write_report(run_dir: Path) -> Path:
     events = read_events(source)
     if not events:
         raise RunFailed(f"{source} holds no event yet: there is nothing to report")
-    page = _render(events, fallback_name=run_dir.resolve().name)
-    target = run_dir / "report.html"
-    temporary = run_dir / f".report.html.{os.getpid()}"
+    return write_page(run_dir / "report.html", _run_page(events, fallback_name=run_dir.resolve().name))
+
+
+def write_page(target: Path, page: str) -> Path:
+    """Writes a page at once: a reader finds the old or the new one. Raises RunFailed where it cannot be written."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        # what `visible` does not reach (text inside a plot, say) must not stop the report from being written
+        # what `visible` does not reach (text inside a plot, say) must not stop the page from being written
         temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
         temporary.replace(target)
     except OSError as error:
@@ -54,35 +58,63 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
-def _render(events: Sequence[Event], fallback_name: str) -> str:
+def page_of(name: str, outcome: Sequence[str], parts: Sequence[Part], **run: Any) -> str:
+    """A page: what came of it, one picture, then the parts. `run`: what only the page of one run shows."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     source = resources.files("selfimprove.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    picture = next((chart for part in parts for chart in part.charts if part.place == "quality"), None)
+    return environment.from_string(source).render(
+        name=name,
+        outcome=outcome,
+        picture=picture and (picture.title, picture.note, svg(picture, "outcome")),
+        parts=[_shown(part, place, picture) for place, part in enumerate(parts)] + run.pop("old", []),
+        **{"policies": Table(), "all_figures": Table(), **_NOTHING, **run},
+    )
+
+
+_NOTHING: dict[str, Any] = {"facts": {}, "kept": {}, "versions": {}, "warnings": [], "gates": [], "gates_failed": []}
+_NOTHING |= {"rounds": [], "has_rounds": False, "suite": "", "metric": "", "recipe": "", "model_digest": ""}
+
+
+def _run_page(events: Sequence[Event], fallback_name: str) -> str:
     run = next(reversed(of_kind(events, "run")), {})
     gates = [_gate(event) for event in of_kind(events, "gate")]
     recipe = run.get("recipe")
-    return environment.from_string(source).render(
-        name=text(run.get("name")) or fallback_name,
+    return page_of(
+        text(run.get("name")) or fallback_name,
+        outcome_sentences(events),
+        parts_of(events, GENERAL),
+        old=_old(events),
         facts=_facts(run, events),
-        outcome=outcome_sentences(events),
+        policies=policies_table(events),
+        all_figures=all_figures_table(events),
+        kept=_kept(events),
         has_rounds=bool(rounds_of(events)),
         warnings=[*(text(item) for item in as_list(run.get("warnings"))), *_judges_by_order(events)],
-        policies=tables.policies_table(events),
         suite=next(iter(evaluations_of(events)), ""),
         metric=first_metric(events).name,
         gates=gates,
         gates_failed=[gate for gate in gates if not gate["passed"]],
-        parts=[_shown(part, place) for place, part in enumerate(parts_of(events))] + _old(events),
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
         versions=as_dict(run.get("versions")),
         model_digest=text(run.get("model_digest")),
     )
 
 
-def _shown(part: Part, place: int) -> dict[str, Any]:
-    """A part as the template takes it."""
-    charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(part.charts)]
+def _kept(events: Sequence[Event]) -> dict[str, str]:
+    """The policy that a finished run kept: its name, and whether it is an adapter, a model, or none."""
+    done = next(reversed(of_kind(events, "done")), {})
+    if not done.get("policy"):
+        return {}
+    return {"name": text(done["policy"]), "suite": next(iter(evaluations_of(events)), "")}
+
+
+def _shown(part: Part, place: int, picture: Chart | None) -> dict[str, Any]:
+    """A part as the template takes it, without the chart that stands at the top."""
+    drawn = [chart for chart in part.charts if chart is not picture]
+    charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(drawn)]
     return {"title": part.title, "text": part.text, "charts": charts, "tables": part.tables, "examples": part.examples}
 
 

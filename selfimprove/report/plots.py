@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from selfimprove.report import (
     correction_plots,
@@ -19,8 +17,7 @@ from selfimprove.report import (
     preference_plots,
 )
 from selfimprove.report.events import Event
-from selfimprove.report.figures import COLOURS, INK, STYLE, add_legend, label, new_figure, to_svg
-from selfimprove.report.summary import dig, number, of_kind, round_number, stage_of, text
+from selfimprove.report.figures import STYLE, to_svg
 
 
 @dataclass
@@ -40,13 +37,6 @@ Drawer = Callable[[Sequence[Event]], Figure | None]
 def plots(events: Sequence[Event]) -> list[Plot]:
     """Every plot that there is data for."""
     drawers: list[tuple[str, str, str, Drawer]] = [
-        ("accuracy", "Accuracy by policy", _BARS, evaluation_plots.accuracy),
-        (
-            "accuracy",
-            "Change of accuracy, item by item",
-            f"{_BARS} An interval that holds 0 shows no change.",
-            evaluation_plots.changes,
-        ),
         (
             "self_correction",
             "Accuracy of each turn",
@@ -107,15 +97,6 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             "flips are better.",
             preference_plots.judges,
         ),
-        ("training", "Loss of the SFT", "", partial(_losses, stage="sft")),
-        (
-            "training",
-            "Loss of the DPO",
-            "At the start ln 2 = 0.693, where a policy is its own loss reference.",
-            _losses,
-        ),
-        ("time", "Time by stage", "Tick across a bar: the floor, where it is known.", _times),
-        ("time", "Share of the floor by stage", "Floor divided by time, in percent: higher is better.", _floors),
     ]
     found = []
     with matplotlib.rc_context(STYLE):
@@ -124,95 +105,3 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             if figure is not None:
                 found.append(Plot(part, title, note, to_svg(figure, f"plot{place}", title)))
     return found
-
-
-_LOSS_UNITS = {"sft": "SFT loss (nats per token)", "dpo": "DPO loss (nats per pair)"}
-
-
-def _losses(events: Sequence[Event], stage: str = "dpo") -> Figure | None:
-    runs: dict[str, list[tuple[float, float]]] = {}
-    for event in of_kind(events, "training"):
-        history = event.get("history") if event.get("stage") == stage else None
-        points = []
-        for place, entry in enumerate(history if isinstance(history, list) else []):
-            step, loss = number(dig(entry, "step")), number(dig(entry, "loss"))
-            if loss is not None:
-                points.append((float(place + 1) if step is None else step, loss))
-        if points:
-            runs[text(event.get("policy"))] = points
-    if not runs:
-        return None
-    figure, (ax,) = new_figure(2.5)
-    for index, (policy, points) in enumerate(runs.items()):
-        x, y = [step for step, _ in points], [loss for _, loss in points]
-        ax.plot(x, y, "o-" if len(points) < 20 else "-", color=COLOURS[index % len(COLOURS)], label=label(policy))
-    ax.set_xlabel("optimizer step")
-    ax.set_ylabel(_LOSS_UNITS[stage])
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    low, high = ax.get_ylim()
-    if high - low < 0.01:  # what hardly moves is drawn flat, and not as noise with eight decimals
-        ax.set_ylim((low + high) / 2 - 0.005, (low + high) / 2 + 0.005)
-    add_legend(ax, least=1)
-    return figure
-
-
-def _times(events: Sequence[Event]) -> Figure | None:
-    seconds: dict[str, dict[int, float]] = {}
-    floors: dict[str, float] = {}
-    for event in of_kind(events, "step"):
-        taken, floor = number(event.get("seconds")), number(event.get("floor_seconds"))
-        if taken and not event.get("reused"):
-            by_round = seconds.setdefault(stage_of(event), {})
-            by_round[round_number(event)] = by_round.get(round_number(event), 0.0) + taken
-            if floor:
-                floors[stage_of(event)] = floors.get(stage_of(event), 0.0) + floor
-    if not seconds:
-        return None
-    longest = max(sum(by_round.values()) for by_round in seconds.values())
-    unit, size = ("hours", 3600) if longest >= 7200 else ("minutes", 60) if longest >= 120 else ("seconds", 1)
-    rounds = sorted({round_ for by_round in seconds.values() for round_ in by_round})
-    figure, (ax,) = new_figure(0.9 + 0.34 * len(seconds))
-    left = [0.0] * len(seconds)
-    for index, round_ in enumerate(rounds):
-        widths = [by_round.get(round_, 0.0) / size for by_round in seconds.values()]
-        colour = COLOURS[index % len(COLOURS)]
-        ax.barh(range(len(seconds)), widths, 0.65, left=left, color=colour, label=_round_name(round_))
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    for place, stage in enumerate(seconds):
-        if stage in floors:
-            ax.plot([floors[stage] / size] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=2.5)
-    ax.set_yticks(range(len(seconds)), [label(name) for name in seconds])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"time ({unit})")
-    add_legend(ax)
-    return figure
-
-
-def _floors(events: Sequence[Event]) -> Figure | None:
-    stages: dict[str, dict[int, tuple[float, float]]] = {}
-    for event in of_kind(events, "step"):
-        taken, floor = number(event.get("seconds")), number(event.get("floor_seconds"))
-        if taken and floor and not event.get("reused"):
-            by_round = stages.setdefault(stage_of(event), {})
-            before = by_round.get(round_number(event), (0.0, 0.0))
-            by_round[round_number(event)] = (before[0] + floor, before[1] + taken)
-    if not stages:
-        return None
-    figure, (ax,) = new_figure(0.9 + 0.34 * len(stages))
-    rounds = sorted({round_ for by_round in stages.values() for round_ in by_round})
-    for index, round_ in enumerate(rounds):
-        found = [(place, by_round[round_]) for place, by_round in enumerate(stages.values()) if round_ in by_round]
-        shift = 0.12 * (index - (len(rounds) - 1) / 2)
-        shares, places = [100 * floor / taken for _, (floor, taken) in found], [place + shift for place, _ in found]
-        ax.plot(shares, places, "o", color=COLOURS[index % len(COLOURS)], label=_round_name(round_))
-    ax.set_yticks(range(len(stages)), [label(name) for name in stages])
-    ax.set_ylim(len(stages) - 0.5, -0.5)
-    ax.set_xlim(left=0)
-    ax.set_xlabel("share of the floor (%)")
-    add_legend(ax)
-    return figure
-
-
-def _round_name(round_: int) -> str:
-    return f"round {round_}" if round_ else "before the rounds"

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from selfimprove.report.events import plain
-from selfimprove.report.summary import count, dig, duration, fixed, numbers, rate, text, with_interval
+from selfimprove.report.summary import count, dig, duration, fixed, metric_of, numbers, rate, text, with_interval
 from selfimprove.statistics import mean_and_error
 
 Show = Callable[[Any], str]
@@ -129,10 +129,34 @@ def bounded(found: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("value", "low", "high"), found, strict=True))
 
 
+def measured(event: Any, where: str = "") -> dict[str, Any] | None:
+    """What an evaluation event has (its value, or a paired change of it), with what `shown` must know of its metric."""
+    metric = metric_of(event)
+    found = dig(event, where) if where else event
+    if not isinstance(found, dict):
+        return None
+    kept = {key: found.get(key) for key in ("low", "high", "against")}
+    return kept | {
+        "value": found.get("difference" if where else "value"),
+        "scale": metric.scale,
+        "digits": metric.digits,
+    }
+
+
+def shown(value: dict[str, Any] | None, sign: bool = False) -> str:
+    """`12.3 [10.1, 14.5]`, in percent where the metric is a share."""
+    return with_interval(value, "value", digits=value["digits"], scale=value["scale"], sign=sign) if value else ""
+
+
+def signed(value: dict[str, Any] | None) -> str:
+    """`+2.1 [-0.3, +4.5]`, in points where the metric is a share."""
+    return shown(value, sign=True)
+
+
 points = interval("difference", scale=100, sign=True)
 percent = decimals(1, scale=100)
 
 __all__ = [
     "Col", "Show", "Table", "as_dict", "as_list", "bounded", "count", "counts", "decimals", "duration", "interval",
-    "mean_of", "percent", "points", "rate", "short", "with_error",
+    "mean_of", "measured", "percent", "points", "rate", "short", "shown", "signed", "with_error",
 ]  # fmt: skip

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfimprove.report import table as parts
 from selfimprove.report.events import Event
 from selfimprove.report.narrow import NarrowTable
 from selfimprove.report.outcome import before_after
 from selfimprove.report.part import parts_of
-from selfimprove.report.summary import duration, evaluations_of, first_metric, policy_rows
+from selfimprove.report.policies import terminal_table
+from selfimprove.report.summary import dig, duration, evaluations_of, first_metric, text
+from selfimprove.report.table import Table as Data
 from selfimprove.report.text import printable, visible
 
 __all__ = ["Progress", "before_after_table", "part_tables", "printable", "rounds_table"]
@@ -155,13 +156,35 @@ def _time_left(done: float, total: float, elapsed: float) -> str:
     return duration(left) if left >= 60 else f"{left} s"
 
 
+def as_rich(table: Data) -> Table:
+    """A table for a terminal of any width: it gives up its last columns where it is too wide."""
+    found = NarrowTable(
+        title=printable(table.title) or None, title_justify="left", box=None, pad_edge=False, collapse_padding=True
+    )
+    numbers = [all(_is_number(col.of(row)) for row in table.rows) for col in table.cols]
+    right = {col.title for col, number in zip(table.cols, numbers, strict=True) if number}
+    for place, (header, wide) in enumerate(zip(table.columns, table.wide, strict=True)):
+        found.add_column(
+            printable(header).replace(", ", ",\n"),
+            justify="right" if header in right else "left",
+            no_wrap=not wide and not place,
+        )
+    for row in table.cells:
+        found.add_row(*map(printable, row))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    """A number, one with its interval or error, or none."""
+    return isinstance(value, int | float | None) or (isinstance(value, dict) and bool({"value", "mean"} & set(value)))
+
+
 def rounds_table(events: Sequence[Event]) -> Table:
     """One row for each policy, at most 80 columns wide; `report.html` has the rest."""
-    rows = policy_rows(events)
+    found = terminal_table(events)
     suite = next(iter(evaluations_of(events)), "")
     metric = first_metric(events)
     unit = " in %" if metric.unit else ""
-    against = sorted({row.against for row in rows if row.against})
     table = NarrowTable(
         title=printable(f"{suite}: {metric.name}{unit}, with 95% intervals") if suite else None,
         title_justify="left",
@@ -171,33 +194,24 @@ def rounds_table(events: Sequence[Event]) -> Table:
         padding=(0, 0),
         collapse_padding=True,
     )
-    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=13)
-    for header in (metric.name, "change"):  # these wrap before anything is cut off
-        table.add_column(
-            printable(header).replace(", ", ",\n"), justify="right", min_width=20 if header == "change" else None
-        )
-    shown = {
-        "C": [row.consistency for row in rows],
-        "accepted\n%": [row.accepted for row in rows],
-        "kept": [row.kept for row in rows],
-        "pairs": [row.pairs for row in rows],
-        "right\n%": [row.right_share for row in rows],
-        "|h|": [row.margin for row in rows],
-        "length\ntokens": [row.length for row in rows],
-    }
-    shown = {header: cells for header, cells in shown.items() if any(cells)}
-    for header in shown:
-        table.add_column(header, justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
-        cells = (row.value, row.change, *(column[place] for column in shown.values()))
-        table.add_row(printable(row.policy), *(printable(cell) if cell else "-" for cell in cells))
+    for header in found.columns:
+        if header == "policy":
+            table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=13)
+        elif header in (metric.name, "change"):  # these wrap before anything is cut off
+            table.add_column(printable(header), justify="right", min_width=20 if header == "change" else None)
+        else:
+            table.add_column(header, justify="right", no_wrap=True)
+    for row in found.cells:
+        table.add_row(*(printable(cell) if cell else "-" for cell in row))
     said = {
         "C": "C: ranking consistency",
         "accepted\n%": "accepted: of the round's samples",
         "kept": "kept: distinct, capped",
+        "right\n%": "right: labels that prefer the right answer",
+        "|h|": "|h|: mean trained margin",
     }
-    said |= {"right\n%": "right: labels that prefer the right answer", "|h|": "|h|: mean trained margin"}
-    named = "; ".join(text for header, text in said.items() if header in shown)
+    named = "; ".join(words for header, words in said.items() if header in found.columns)
+    against = sorted({name for row in found.rows if (name := text(dig(row, "change", "against")))})
     change = f"change: paired, {'in points, ' if unit else ''}against {' or '.join(against)}. " if against else ""
     table.caption = printable(
         f"{change}{named[:1].upper()}{named[1:]}" + ("; of the round that made the policy." * bool(named))
@@ -207,24 +221,25 @@ def rounds_table(events: Sequence[Event]) -> Table:
 
 def before_after_table(events: Sequence[Event], most: int = 5) -> Table:
     """The first items that changed, before and after, in at most 80 columns."""
-    title, found = before_after(events, most)
+    found = before_after(events, most)
     table = Table(
-        title=printable(title) if found.rows else None,
+        title=printable(found.title) if found else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    texts = [place for place, column in enumerate(found.columns) if column]
-    for place in texts:
-        table.add_column(printable(found.columns[place]), overflow="fold", ratio=1)
+    marks = {"before": "was", "after": "is"}
+    cols = [col for col in found.cols if col.title] if found else []
+    for col in cols:
+        table.add_column(printable(col.title), overflow="fold", ratio=1)
     for row in found.rows:
         cells = []
-        for place in texts:
-            mark = row[place + 1] if place + 1 < len(row) and place + 1 not in texts else ""
+        for col in cols:
+            mark = row.get(marks.get(str(col.value), ""), "")
             sign = {"right": "[green]\u2713[/green] ", "wrong": "[red]\u2717[/red] "}.get(mark, "")
-            shown = " ".join(row[place].split())
-            cells.append(sign + printable(shown if len(shown) <= 120 else shown[:119] + "\u2026"))
+            said = " ".join(str(col.of(row)).split())
+            cells.append(sign + printable(said if len(said) <= 120 else said[:119] + "\u2026"))
         table.add_row(*cells)
         table.add_section()
     return table
@@ -232,21 +247,4 @@ def before_after_table(events: Sequence[Event], most: int = 5) -> Table:
 
 def part_tables(events: Sequence[Event]) -> list[Table]:
     """The first table of each part that is shown here too."""
-    return [_narrow(part.tables[0]) for part in parts_of(events) if part.terminal and part.tables]
-
-
-def _narrow(found: parts.Table) -> Table:
-    table = NarrowTable(
-        title=printable(found.title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 0),
-        collapse_padding=True,
-    )
-    for place, header in enumerate(found.columns):  # numbers wrap before anything is cut off
-        name: dict[str, Any] = {"overflow": "ellipsis", "no_wrap": True, "max_width": 13} if place == 0 else {}
-        table.add_column(printable(header).replace(", ", ",\n"), justify="right" if place else "left", **name)
-    for row in found.cells:
-        table.add_row(*(printable(cell) if cell else "-" for cell in row))
-    return table
+    return [as_rich(part.tables[0]) for part in parts_of(events) if part.terminal and part.tables]

@@ -93,6 +93,7 @@ class Evaluator:
             "high": high,
             "n": sum(value is not None for value in outcome.values),
             "values": outcome.values,
+            "items": [digest_of(asdict(item))[:12] for item in loaded.items],
             "failures": outcome.failures,
             "groups": graded(loaded.items, outcome.values),
             **outcome.figures,

@@ -16,24 +16,32 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SuiteOptions(BaseModel):
-    """What every suite has: where its items come from, and how many of them count (`limit`: the first)."""
+    """What every suite has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: str
+    """One of the kinds below; your own as `file.py:kind` beside the suite (docs/write-a-method.md)."""
     name: str
+    """What reports call it."""
     data: Source
+    """Where the items come from."""
     description: str = ""
+    """A line for `selfimprove ls`."""
     limit: Positive | None = None
+    """The first items."""
 
 
 class Generated(SuiteOptions):
-    """How answers are drawn. `temperatures` replaces the temperature for the items of a group."""
+    """How answers are drawn."""
 
     max_new_tokens: Positive = 256
+    """Tokens of an answer; a longer one is truncated."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     temperatures: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Replaces the temperature for the items of a group: `{writing: 0.7}`."""
 
 
 class ExactMatch(Generated):
@@ -41,22 +49,26 @@ class ExactMatch(Generated):
 
     kind: Literal["exact_match"]
     normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
+    """What is done to answer and reference."""
 
 
 class MultipleChoice(Generated):
-    """`by: likelihood`: the choice whose text has the highest log-likelihood is the answer (`score`: summed, lm-eval's
-    `acc`; over its characters, lm-eval's `acc_norm`; or over its tokens).
-    `by: generation`: the choices are shown with numbers, and the answer is read from what is written."""
+    """Questions with `choices`."""
 
     kind: Literal["multiple_choice"]
     by: Literal["likelihood", "generation"] = "likelihood"
+    """`likelihood`: the choice whose text has the highest log-likelihood is the answer; `generation`: the choices are
+    shown with numbers, and the answer is read from what is written."""
     score: Literal["summed", "per_token", "per_character"] = "per_token"
+    """The log-likelihood of a choice: summed (lm-eval's `acc`), over its tokens, or over its characters (lm-eval's
+    `acc_norm`)."""
 
 
 class _Checked(Generated):
-    """A checker reads the answers. A larger share that it cannot check than `max_missing` ends the evaluation."""
+    """A checker reads the answers."""
 
     max_missing: Share = 0.1
+    """A larger share of answers that cannot be checked ends the evaluation."""
 
 
 class Math(_Checked):
@@ -67,13 +79,17 @@ class Math(_Checked):
 
 
 class Code(_Checked):
-    """A program is right if it passes its item's tests, in a sandbox. pass@k, from `n` programs drawn an item."""
+    """A program is right if it passes its item's tests, in a sandbox: pass@k, from `n` programs an item."""
 
     kind: Literal["code"]
     tests: Literal["humaneval", "mbpp"]
+    """Whose form the items have."""
     n: Positive = 1
+    """Programs drawn an item."""
     k: Positive = 1
+    """Of pass@k."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
+    """What one program may take."""
 
     @model_validator(mode="after")
     def _several_differ(self) -> Self:
@@ -85,15 +101,17 @@ class Code(_Checked):
 
 
 class CheckedSuite(_Checked):
-    """A program decides about each answer. `checker`: the `constraints` of the item's row, IFEval's instructions
-    (`ifeval`), or your `function` (`file.py:function` or `module:function`, at most `seconds` an answer), from whose
-    score `right_from` on an answer is right."""
+    """A program decides about each answer."""
 
     kind: Literal["checked"]
     checker: Literal["constraints", "ifeval", "function"] = "constraints"
+    """The `constraints` of the item's row, IFEval's instructions, or your `function`."""
     function: str | None = None
+    """`file.py:function` beside the suite, or `module:function`."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
+    """What the function may take for one answer."""
     right_from: float = 0.5
+    """The function's score from which on an answer is right."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,24 +128,29 @@ class CheckedSuite(_Checked):
 
 
 class SelfCorrection(_Checked):
-    """The first turn asks; each later one shows the policy its own attempts and an `instruction` that does not say
-    whether they were right. `checker`: what is right, as in the suites of that kind. `samples`: besides the turns, then
-    greedy, so many first attempts with one correction each at `temperature` vote against twice as many first ones.
-
-    `feedback` (Self-Refine, arXiv 2303.17651): an instruction by which the policy first writes what is to be said
-    about its attempt, in at most `feedback_new_tokens` (by default `max_new_tokens`); only then comes `instruction`.
-    """
+    """The first turn asks; each later one shows the policy its own attempts and an `instruction`."""
 
     kind: Literal["self_correction"]
     instruction: Annotated[str, Field(min_length=1)]
+    """What each later turn says; it does not say whether the attempts were right."""
     feedback: Annotated[str, Field(min_length=1)] | None = None
+    """Self-Refine (arXiv 2303.17651): an instruction by which the policy first writes what is to be said about its
+    attempt; only then comes `instruction`."""
     feedback_new_tokens: Positive | None = None
+    """Tokens of that; by default `max_new_tokens`."""
     turns: Annotated[int, Field(ge=2)] = 2
+    """Attempts an item."""
     checker: Literal["exact_match", "math", "code"] = "exact_match"
+    """What is right, as in the suites of that kind."""
     normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
+    """For `exact_match`."""
     tests: Literal["humaneval", "mbpp"] | None = None
+    """For `code`."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
+    """What one program may take."""
     samples: Annotated[int, Field(ge=0)] = 0
+    """Besides the turns, then greedy: so many first attempts with one correction each at `temperature` vote against
+    twice as many first ones."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -143,24 +166,25 @@ class SelfCorrection(_Checked):
 
 
 class Judged(Generated):
-    """A judge reads the answers. A larger share of missing verdicts than `max_missing` ends the evaluation."""
+    """A judge reads the answers."""
 
     judge: Reader | None = None
+    """Who reads; a judge's folder (`runs/x/judge`) may stand for the whole."""
     rubric: str = "alpaca-eval"
+    """What it reads, where `judge` does not say."""
     max_missing: Share = 0.1
+    """A larger share of missing verdicts ends the evaluation."""
 
 
 class PreferenceSuite(Judged):
-    """A judge says which of two answers is the better one.
-
-    `against`: `baseline` (the outputs that the data hold), `base` (the run's own model, before any training), a file
-    of outputs (.json or .jsonl with `instruction` and `output`), or a policy. `order` in which the judge sees the two:
-    `random` (a coin an instruction, AlpacaEval's own) or `both` (asked twice and averaged).
-    """
+    """A judge says which of two answers is the better one."""
 
     kind: Literal["preference"]
     against: str = "baseline"
+    """The opponent: `baseline` (the outputs that the data hold), `base` (the run's own model, before any training), a
+    file of outputs (.json or .jsonl with `instruction` and `output`), or a policy."""
     order: Literal["random", "both"] = "random"
+    """In which the judge sees the two: a coin an instruction (AlpacaEval's own), or both, averaged."""
 
 
 class RatingSuite(Judged):
@@ -172,7 +196,7 @@ class RatingSuite(Judged):
 
 class LengthSuite(Judged):
     """Texts whose length the query demands: `type` (about, range, above, below) and `constraint` (its words) of each
-    row, as in LonGen. `judge`: who scores their quality by the `rubric`; without one only lengths are measured."""
+    row, as in LonGen. Without a `judge` of their quality only lengths are measured."""
 
     kind: Literal["length"]
     rubric: str = "longen-quality"
@@ -185,24 +209,26 @@ class LengthSuite(Judged):
 
 
 class GradedSuite(_Checked):
-    """The policy is measured as a judge: it reads the suite's `rubric`, and its scores are held against what responses
-    are worth.
-
-    `checker`: what they are worth, right or wrong as in the suites of that kind; `score`: each row of the data brings a
-    `response` and its own `score`, and nothing is sampled. Else `samples` responses an item are drawn from the model
-    `answers_of` (`base`: the run's own, before any training). Likelihoods are that model's in any case. `reference`:
-    the judge sees the item's reference. A response is good from a gold of `good_from`.
-    """
+    """The policy is measured as a judge: it reads the `rubric`, and its scores are held against what responses are
+    worth."""
 
     kind: Literal["graded"]
     checker: Literal["exact_match", "math", "score"] = "exact_match"
+    """What responses are worth: right or wrong as in the suites of that kind; `score`: each row of the data brings a
+    `response` and its own `score`, and nothing is sampled."""
     normalize: tuple[Normalize, ...] = ("lower", "strip", "final_period")
+    """For `exact_match`."""
     answers_of: str = "base"
+    """Whose responses, and whose likelihoods: `base` (the run's own model, before any training), or any model."""
     samples: Positive = 4
+    """Responses an item."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     rubric: str = "self-judge"
+    """What the policy reads as a judge."""
     reference: bool = False
+    """The judge sees the item's reference."""
     good_from: float = 1.0
+    """The worth from which on a response is good."""
 
     @model_validator(mode="after")
     def _sampled_or_given(self) -> Self:
@@ -219,8 +245,11 @@ class JudgeSuite(SuiteOptions):
 
     kind: Literal["judge"]
     judge: Reader | None = None
+    """Who is measured; a judge's folder (`runs/x/judge`) may stand for the whole."""
     rubric: str = "alpaca-eval"
+    """What it reads, where `judge` does not say."""
     max_missing: Share = 0.1
+    """A larger share of missing verdicts ends the evaluation."""
 
 
 Suite = (

@@ -39,24 +39,28 @@ _SHOWN = 10  # answers in the event, for the terminal and the report
 
 
 class Answer(Options):
-    """What `selfimprove answer` does; see `selfimprove/tasks/answer.py`.
-
-    prompt: one prompt, instead of `data.prompts`. n: answers drawn for a prompt, by default 8 with a judge and 1
-    without; temperature: by default 0.8, and 0 for one answer. threshold: the score below which the best answer is
-    declined; or `data.held_out` and either the `precision` or the `coverage` that it is to have there, where `checker`
-    says which answers are good.
-    """
+    """Section `answer`, of what `selfimprove answer` does. Keep one of `threshold`, `precision` and `coverage`."""
 
     judge: Reader | None = None
+    """Who scores the answers; its folder, or keys."""
     prompt: Annotated[str, Field(min_length=1)] | None = None
+    """One prompt, instead of `data.prompts`."""
     n: Positive | None = None
+    """Answers drawn for a prompt; by default 8 with a judge and 1 without."""
     temperature: Annotated[float, Field(ge=0)] | None = None
+    """By default 0.8, and 0 for one answer."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Positive = 256
+    """Tokens of an answer."""
     threshold: float | None = None
+    """The score below which the best answer is declined."""
     precision: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Chooses the threshold on `data.held_out`: so large a share of the kept answers is good, by the lower end of its
+    95% interval."""
     coverage: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Chooses it there so that such a share is kept."""
     checker: Literal["exact_match", "math"] = "exact_match"
+    """What is good on `data.held_out`."""
 
     @model_validator(mode="after")
     def _declines_by_one_bound(self) -> Self:

@@ -33,10 +33,12 @@ _OWN = ("score", "missing")
 
 
 class JudgeFile(Options):
-    """What `selfimprove judge` does with the responses of `data.prompts`; `reference`: the judge sees the reference."""
+    """Section `judge_file`, of what `selfimprove judge` does."""
 
     judge: Reader = Reader()
+    """Who scores the responses of `data.prompts`."""
     reference: bool = False
+    """The judge sees the row's reference."""
 
 
 def responses_to_judge(recipe: Recipe, options: JudgeFile) -> list[Example]:

@@ -1,10 +1,12 @@
 """`training.report_to`: training curves also go to TensorBoard, trackio or wandb, by default into `<run>/logs`.
 
-Each training stage is one run of a tracker, named like its step, so a stage that goes on after a kill goes on there.
+Each training stage is one run of a tracker, named like its step, so a stage that goes on after a kill goes on there;
+what the suites measured of each policy is one more, named `policies`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -14,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from selfimprove.artefacts import explained_write
+from selfimprove.artefacts import explained_write, write_json
 from selfimprove.errors import InputError
 
 TRACKERS = ("tensorboard", "trackio", "wandb")  # each is its package's name, too
@@ -96,3 +98,45 @@ def tracked(trainer: Any) -> Iterator[None]:
         yield
     finally:
         wandb.finish()
+
+
+def tell_figures(names: Sequence[str], figures: dict[str, float], place: int, done: Path) -> None:
+    """Sends what a policy came to (`instructions/accuracy`) to the trackers, as a run of its own called `policies`,
+    whose steps are the measured policies from 0. `done` keeps what was sent: a run that goes on sends nothing twice."""
+    sent = json.loads(done.read_text()) if done.is_file() else []
+    new = {name: value for name, value in figures.items() if [name, place] not in sent}
+    if not names or not new:
+        return
+    for name in names:
+        with redirect_stdout(sys.stderr):
+            _SEND[name](new, place)
+    write_json(done, [*sent, *([name, place] for name in new)])
+
+
+def _tensorboard(figures: dict[str, float], place: int) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(Path(os.environ["TENSORBOARD_LOGGING_DIR"]) / "policies")) as writer:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, place)
+
+
+def _trackio(figures: dict[str, float], place: int) -> None:
+    import trackio
+
+    trackio.init(project=PROJECT, name="policies", resume="allow")
+    trackio.log(figures, step=place)
+    trackio.finish()
+
+
+def _wandb(figures: dict[str, float], place: int) -> None:
+    import wandb
+
+    folder, project, group = (os.environ.get(f"WANDB_{key}") for key in ("DIR", "PROJECT", "RUN_GROUP"))
+    id = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{group}-policies")
+    wandb.init(dir=folder, project=project or PROJECT, group=group, name="policies", id=id, resume="allow")
+    wandb.log({**figures, "policy": place})
+    wandb.finish()
+
+
+_SEND = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}

@@ -12,26 +12,30 @@ from selfimprove.recipe.sections import Positive, Share
 
 
 class ExpertIteration(Options):
-    """Expert iteration's own options; see `selfimprove/methods/expert_iteration/expert_iteration.py`.
-
-    accept: of a round's finished responses `threshold` takes those that score `judge.right_from` or more, `best` a
-    prompt's highest, `top_share` the highest `top_share` of all. Of a prompt's accepted ones at most `most_per_prompt`
-    are kept, no two alike if `distinct`, and none if `mixed_only` and all of them were accepted. restart: every round
-    trains the base model, or goes on with the current policy. replay: the share of earlier rounds' kept rows that is
-    trained again. rows: what is trained, this round's kept rows, or (a control of equal compute) as many of round 1's.
-    pairs: DPO on accepted against refused responses, with `training`'s settings, in the place of SFT with `sft`'s.
-    """
+    """Section `expert_iteration`."""
 
     judge: JudgeOptions = JudgeOptions(kind="exact_match")
+    """Who decides."""
     accept: Literal["threshold", "best", "top_share"] = "threshold"
+    """Of a round's finished responses: those that score `judge.right_from` or more, a prompt's highest, or the highest
+    `top_share` of all."""
     top_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """For `accept: top_share`."""
     most_per_prompt: Positive = 10
+    """Of a prompt's accepted responses at most so many are kept."""
     distinct: bool = True
+    """No two of them are alike but for case and white space."""
     mixed_only: bool = False
+    """None of them where all of the prompt's were accepted."""
     restart: Literal["base", "current"] = "base"
+    """Every round trains the base, or goes on with the policy that sampled."""
     replay: Share = 0.0
+    """The share of every earlier round's kept rows that is trained again."""
     rows: Literal["each_round", "first_round"] = "each_round"
+    """What is trained: this round's kept rows, or (a control of equal compute) as many of round 1's."""
     pairs: bool = False
+    """DPO on accepted against refused responses of the same samples, with `training`'s settings, in the place of SFT
+    with `sft`'s."""
 
     @model_validator(mode="after")
     def _accepts(self) -> Self:

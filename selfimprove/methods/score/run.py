@@ -157,8 +157,6 @@ def _trained(
             },
         },
         score_stage=stage.number,
-        name=f"Stage {'I' * stage.number}",
-        loss_unit=None,  # and says nothing about what was learned
         base_accuracy=of_base.accuracy,
     )
 

@@ -11,34 +11,43 @@ from selfimprove.recipe.sections import Positive
 
 
 class SelfLengthen(Options):
-    """Self-Lengthen's own options; see `selfimprove/methods/self_lengthen/self_lengthen.py`.
-
-    language: whose rules a text must keep. instructions: new ones a round by self-instruct, in at most `instruct_tries`
-    tries from a pool that begins anew every `pool_restart`; 0 takes the round's prompts as they are. initial: answers
-    to each, extensions: longer versions of each, with their tries; micro_iterations: how often one grows. growth:
-    how many times the words of the answer it must have. low, high: words of what the final model learns, with length
-    demands in steps of `step` words (in one case of five of twice as many). restart: each role is trained from the base
-    in every round, not from its own adapter of the round before. collect: so many new instructions the last Generator
-    answers, each with its longest answer for the final model.
-    """
+    """Section `self_lengthen`."""
 
     language: Literal["en", "zh"] = "en"
+    """Whose rules a text must keep, and the words of a length demand."""
     instructions: Annotated[int, Field(ge=0)] = 5000
+    """New instructions a round, by self-instruct; 0: the round's prompts as they are."""
     instruct_tries: Positive = 10
+    """How often what failed is asked again."""
     pool_restart: Positive = 500
+    """After so many kept instructions the pool begins anew with the prompts."""
     suitable_words: Positive = 2000
+    """The length that an instruction must be called suitable for."""
     initial: Positive = 2
+    """The Generator's answers to an instruction."""
     initial_tries: Positive = 20
+    """How often an answer that fails is drawn again."""
     extensions: Positive = 2
+    """Longer versions of an answer."""
     extension_tries: Positive = 20
+    """Tries for each of them."""
     micro_iterations: Positive = 3
+    """How often a try lengthens the text."""
     growth: Annotated[float, Field(ge=1)] = 1.2
+    """A longer version has more than so many times the answer's words."""
     drop_short: bool = True
+    """Short texts are dropped at random after answers and after extensions; of very few texts all may go."""
     restart: bool = False
+    """Each role is trained from the base in every round, not from its own adapter of the round before."""
     collect: Annotated[int, Field(ge=0)] = 0
+    """So many new instructions (with `instructions: 0` prompts that no round has) the last Generator answers; the
+    longest answer to each joins the final model's texts."""
     low: Positive = 2000
+    """The least words of a text that the final model learns."""
     high: Positive = 8000
+    """Words of a text that is too long for it."""
     step: Positive = 1000
+    """Demands are rounded to so many words (in one case of five to twice as many)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
