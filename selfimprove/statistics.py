@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -42,6 +43,15 @@ def bootstrap_interval(
     ).confidence_interval
     # Rounding, or very few resamples, can put the mean itself outside.
     return mean, min(float(interval.low), mean), max(float(interval.high), mean)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and its standard error from the spread of the values; None for fewer than two."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(spread / len(values))
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float, float]:

@@ -13,8 +13,9 @@ from conftest import write_jsonl
 from rich.console import Console
 
 from selfimprove.errors import InputError, RunFailed
+from selfimprove.methods.expert_iteration.report import acceptance_part
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.report.outcome import before_after, never_accepted, outcome_sentences
+from selfimprove.report.outcome import before_after, outcome_sentences
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import run
 from selfimprove.runs.results import Result
@@ -140,6 +141,10 @@ def test_kinds_that_no_sample_ever_got_right_are_named() -> None:
         {"event": "acceptance", "round": 1, "without": {"begin": [2, 5], "list": [4, 4], "loud": [3, 3]}},
         {"event": "acceptance", "round": 2, "without": {"begin": [0, 5], "list": [3, 4], "loud": [2, 2]}},
     ]
-    assert never_accepted(rounds).startswith("Never right in any sample: loud (5 prompts). Filtering")
-    assert never_accepted(rounds[:1]).startswith("Never right in any sample: list (4 prompts), loud (3 prompts).")
-    assert never_accepted([]) == ""
+    never = acceptance_part(rounds).outcome
+    assert never.startswith("Never right in any sample: loud (5 prompts). Filtering")
+    first = acceptance_part(rounds[:1]).outcome
+    assert first.startswith("Never right in any sample: list (4 prompts), loud (3 prompts).")
+    assert acceptance_part([]).outcome == "" and never in acceptance_part(rounds).text
+    method = {"event": "run", "method": "expert_iteration"}
+    assert outcome_sentences([method, *rounds]) == [never], "the first lines say it too"

@@ -16,14 +16,15 @@ from scipy import stats
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.judging.agreement import consistency
 from selfimprove.judging.pairs import best_and_worst, softened
+from selfimprove.loop.example_parts import ordinal, pairs_part
 from selfimprove.loop.record import Record
+from selfimprove.loop.reward_length import reward_by_length
 from selfimprove.loop.rounds import Ranking, round_figures
 from selfimprove.methods.cream import _STANDS_IN
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.report.examples import examples_of, ordinal
-from selfimprove.report.length import reward_by_length
+from selfimprove.report.general import time_part
+from selfimprove.report.judged_examples import Judged
 from selfimprove.report.summary import length_means, stage_of, tau_of
-from selfimprove.report.tables import times_table
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.execute import run
 
@@ -99,9 +100,15 @@ def test_an_example_holds_every_response_once() -> None:
 # ---- why a pair was made
 
 
+def example_of(event: dict[str, Any]) -> Judged:
+    """The first example pair as the report shows it."""
+    (group,) = pairs_part([{"event": "round", "round": 1, **event}]).examples
+    return group.examples[0]
+
+
 def why(now: list[float | None], before: list[float | None] | None = None, **more: Any) -> str:
     event = figures({"p": now}, {"p": before} if before else None, **more)
-    return examples_of({"event": "round", **event}).examples[0].why
+    return example_of(event).text
 
 
 def test_why_names_places_ties_and_what_happened_to_the_label() -> None:
@@ -125,11 +132,13 @@ def test_why_tells_of_responses_that_do_not_count() -> None:
 
 def test_responses_are_shown_in_order_of_their_rank() -> None:
     event = figures({"p": [1.0, None, 3.0, 3.0]}, {"p": [4.0, 3.0, 2.0, 1.0]})
-    (example,) = examples_of({"event": "round", **event}).examples
-    assert [(a.rank, a.previous_rank, a.text) for a in example.all] == [
-        ("1st", "3rd", "ccc"), ("1st", "4th", "dddd"), ("3rd", "1st", "a"), ("", "2nd", "bb"),
+    example = example_of(event)
+    assert example.all is not None
+    assert [row[:3] for row in example.all.cells] == [
+        ["1st", "3rd", "ccc"], ["1st", "4th", "dddd"], ["3rd", "1st", "a"], ["", "2nd", "bb"],
     ]  # fmt: skip
-    assert [side.mark for side in example.sides] == ["wrong", "wrong"]
+    assert [side.right for side in example.sides] == [False, False]
+    assert example.sides[0].note == "reward +3.000, 1st · previous +2.000, 3rd"
 
 
 def test_ordinals() -> None:
@@ -206,8 +215,8 @@ def test_share_of_the_floor_counts_only_steps_that_have_one() -> None:
         }  # fmt: skip
 
     events = [step(10, 100, 5), step(30, None, None), step(99, 1, 1, reused=True), step(20, 400, None, step="sft")]
-    table = times_table(events)
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (table,) = time_part(events).tables
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.cells]
     assert [(r["stage"], r["steps"], r["time"]) for r in rows] == [("DPO", "2", "40.0 s"), ("SFT", "1", "20.0 s")]
     assert (rows[0]["tokens per second"], rows[0]["share of the floor, %"]) == ("10", "50")
     assert (rows[1]["tokens per second"], rows[1]["share of the floor, %"]) == ("20", "")

@@ -342,7 +342,7 @@ def test_report_shows_the_run(page: str) -> None:
         "181.2 190.0 167.0 +0.30 [+0.21, +0.39] 67 [21, 94] 33 [6, 79]",
         "1 sampling 1 1 min 40 s 30.3 9,000 90 25.0 s 25",
         "vllm 0.31.0 start 1 41.2 s",
-        "least agreement label trusted, c 0.65 · C_j (spearman) 0.80 · Kendall's tau +0.60",
+        "picked for least agreement · label trusted, c 0.65 · C_j (spearman) 0.80 · Kendall's tau +0.60",
         "Chosen: highest implicit reward of 3 (previous ranking: 2nd). Rejected: lowest implicit reward of 3 (previous "
         "ranking: 1st). The two rankings agree with tau +0.60, and the label is softened to c = 0.65, the round's mean "
         "consistency.",
@@ -464,7 +464,8 @@ def test_report_with_nulls_inside(tmp_path: Path) -> None:
     event["rewards"]["chosen"] = [1.0]
     training = {"stage": "sft", "policy": "M1", "history": [None, {"step": None, "loss": 1.0}, {"step": 2}]}
     single = {"suite": "s", "policy": "M2", "value": 0.5, "low": None}
-    events = [("round", "r", event), ("training", "t", training), ("evaluation", "e", single)]
+    run = ("run", "run", {"method": "cream"})
+    events = [run, ("round", "r", event), ("training", "t", training), ("evaluation", "e", single)]
     event["examples"] += [{"responses": [None, {"role": "chosen", "reward": None}]}, {"responses": "x", "tau": "y"}]
     page = write_report(write(tmp_path, events)).read_text(encoding="utf-8")
     assert page.count("<svg") == 3, "accuracy, rewards and loss have a value each"

@@ -16,14 +16,16 @@ from test_reporting import EVIL, Page, full_run, write
 from typer.testing import CliRunner
 
 from selfimprove.cli.app import app
+from selfimprove.methods.score.history import ends_of, running_mean, stages_of, thinned
+from selfimprove.methods.score.report import training_part
+from selfimprove.methods.star import traces_part
+from selfimprove.report import general
 from selfimprove.report.events import read_events
 from selfimprove.report.page import write_report
-from selfimprove.report.score_plots import DRAWERS, running_mean, thinned
-from selfimprove.report.score_stages import ends_of, mean_and_error, stage_rows, stages_of
-from selfimprove.report.score_tables import probes_table, sampled_note, times_table, traces_table
 from selfimprove.report.summary import stage_of
-from selfimprove.report.tables import training_table
-from selfimprove.report.terminal import stages_table
+from selfimprove.report.table import Table
+from selfimprove.report.terminal import part_tables
+from selfimprove.statistics import mean_and_error
 
 Logged = tuple[str, str, dict[str, Any]]
 
@@ -89,8 +91,19 @@ def traces(round_: int, **more: Any) -> Logged:
     return ("traces", f"{round_}", fields)
 
 
+def run_of(method: str) -> Logged:
+    return ("run", "run", {"method": method})
+
+
+def table_of(title: str, *events: Logged) -> Table:
+    """A table of the part that a method of these events has."""
+    make = traces_part if title == "Traces" else training_part
+    part = make([{"event": name, **fields} for name, _, fields in events])
+    return next((one for one in part.tables if one.title == title), Table())
+
+
 def score_run(updates: int = 120) -> list[Logged]:
-    kept = [one for one in full_run() if one[0] in ("run", "done")]
+    kept = [run_of("score"), *(one for one in full_run() if one[0] == "done")]
     steps = [
         ("step", f"score {n}", {"step": "score", "label": f"SCORE {n}", "seconds": 190.0, "floor_seconds": 60.0})
         for n in (1, 2)
@@ -121,17 +134,20 @@ def page(run_dir: Path) -> str:
 # ---- the page
 
 
+def page_of(folder: Path, *events: Logged) -> str:
+    return write_report(write(folder, list(events))).read_text(encoding="utf-8")
+
+
 def test_the_page_has_every_plot_of_the_training_with_both_stages(page: str) -> None:
     shown = " ".join(Page(page).text.split())
-    for title, _, _ in DRAWERS:
-        assert (title in shown) == (title not in ("Clipped tokens", "Mean reward")), title
-    svgs = [svg for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL) if ">Stage II</text>" in svg]
-    assert len(svgs) == len(DRAWERS) - 2
+    assert "Clipped tokens" not in shown and "Mean reward" not in shown
+    svgs = [svg for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL) if "Stage II: 121 to 240" in svg]
+    assert len(svgs) == 11
     for svg in svgs:
         ET.fromstring(svg.replace("xlink:href", "href"))
-        assert ">update, counted over the stages</text>" in svg
+        assert ">update (Stage I: 1 to 120, Stage II: 121 to 240)</text>" in svg
     for label in (
-        "accuracy (%)", "the base's Acc@t1", "Delta (points)", "wrong, then right", "copied whole", "edit ratio",
+        "accuracy (%)", "Acc@t2", "Delta (points)", "wrong, then right", "copied whole", "edit ratio",
         "KL (nats per token)", "answers with a reward (%)", "truncated (%)", "length (tokens)", "scoring by the base",
     ):  # fmt: skip
         assert any(f">{label}</text>" in svg for svg in svgs), label
@@ -147,28 +163,28 @@ def test_the_page_has_every_plot_of_the_training_with_both_stages(page: str) -> 
 
 
 def test_a_turn_that_is_not_there_has_no_line_and_no_row(tmp_path: Path) -> None:
-    page = write_report(write(tmp_path, [trained(2, history(2, 12, turns=1))])).read_text(encoding="utf-8")
+    page = page_of(tmp_path, run_of("score"), trained(2, history(2, 12, turns=1)))
     shown = " ".join(Page(page).text.split())
-    for absent in ("turn 2", "Acc@t2", "Delta", "copied", "Edit ratio", "What became", "counted over the stages"):
+    for absent in ("turn 2", "Acc@t2", "Delta", "copied", "Edit ratio", "What became", "Stage I:"):
         assert absent not in shown, absent
     assert "Accuracy of each attempt" in shown and "KL to the base" in shown and "last 6 updates" in shown
 
 
 def test_one_update_and_none_are_a_page_too(tmp_path: Path) -> None:
-    one = write_report(write(tmp_path / "one", [trained(1, history(1, 1))])).read_text(encoding="utf-8")
+    one = page_of(tmp_path / "one", run_of("score"), trained(1, history(1, 1)))
     assert "M1 in 1 update from 64 samples" in one and "last update" in one and "±" not in one.split("<table")[-2]
     for name, rows in (("none", []), ("null", None), ("text", "x"), ("nothing in it", [None, 3])):
-        page = write_report(write(tmp_path / name, [trained(1, rows)])).read_text(encoding="utf-8")  # type: ignore[arg-type]
+        page = page_of(tmp_path / name, run_of("score"), trained(1, rows))  # type: ignore[arg-type]
         assert "What did the reinforcement learning do?" not in page and "Stage I" in page
-    bare = write_report(write(tmp_path / "bare", [trained(1, [{"step": 1}, {"loss": None, "delta": float("nan")}])]))
-    assert "<svg" not in bare.read_text(encoding="utf-8")
+    rows = [{"step": 1}, {"loss": None, "delta": float("nan")}]
+    assert "<svg" not in page_of(tmp_path / "bare", run_of("score"), trained(1, rows))
 
 
 def test_a_graded_reward_and_clipping_are_drawn_where_they_say_something(tmp_path: Path) -> None:
     rows = history(2, 30)
     for row in rows:
         row |= {"reward/turn_2": 0.37, "clip_fraction/turn_1": 0.1}
-    page = write_report(write(tmp_path, [trained(2, rows)])).read_text(encoding="utf-8")
+    page = page_of(tmp_path, run_of("score"), trained(2, rows))
     shown = " ".join(Page(page).text.split())
     assert ">Mean reward<" in page and ">Clipped tokens<" in page
     assert "reward, turn 2, mean 0.370 ± 0.000" in shown and "clipped, turn 1, % of tokens 10.0" in shown
@@ -181,8 +197,8 @@ def test_several_steps_on_one_batch_of_samples_are_one_update() -> None:
         again = {key: row[key] for key in ("step", "loss", "grad_norm", "kl/turn_1", "seconds/training")}
         rows += [row, {**again, "kl/turn_1": row["kl/turn_1"] + 0.2}]
     (stage,) = stages_of([{"event": "training", **trained(2, rows)[2]}])
-    assert [place for place, _ in stage.values("accuracy/turn_1")] == [0, 1, 2, 3]
-    assert stage.values("accuracy/turn_1") == [(i, row["accuracy/turn_1"]) for i, row in enumerate(rows[::2])]
+    assert [place for place, _ in stage.values("accuracy/turn_1")] == [1, 2, 3, 4]
+    assert stage.values("accuracy/turn_1") == [(i, row["accuracy/turn_1"]) for i, row in enumerate(rows[::2], 1)]
     assert stage.rows[1]["kl/turn_1"] == pytest.approx(rows[2]["kl/turn_1"] + 0.1)
     assert stage.rows[1]["seconds/training"] == pytest.approx(2 * rows[2]["seconds/training"])
     assert stage.rows[1]["samples"] == 64
@@ -191,12 +207,14 @@ def test_several_steps_on_one_batch_of_samples_are_one_update() -> None:
 def test_hostile_stages_and_reasons_are_escaped(tmp_path: Path) -> None:
     evil = f"<img src=x onerror=alert(1)> $x^$ {EVIL}"
     events = [
+        run_of("score"),
+        ("run", "another", {"method": "star"}),
         trained(2, history(2, 5), score_stage=evil, policy=evil),
         trained(3, history(2, 5), score_stage=evil, policy=evil),
         probe(evil, evil, 0.5, 0.6),
         traces(1, policy=evil, missing={evil: 2}),
     ]
-    page = write_report(write(tmp_path, events)).read_text(encoding="utf-8")
+    page = page_of(tmp_path, *events)
     assert not {"img", "script"} & set(Page(page).tags) and not re.search("[\x00-\x08\x0b-\x1f\u202e]", page)
     assert not any(name.startswith("on") for name, _ in Page(page).attributes)
     printed(read_events(tmp_path / "metrics.jsonl"))
@@ -208,10 +226,11 @@ def test_a_long_training_keeps_the_page_small(tmp_path: Path) -> None:
 
 
 def test_traces_say_what_was_kept(tmp_path: Path) -> None:
-    page = write_report(write(tmp_path, [traces(1), traces(2)])).read_text(encoding="utf-8")
+    page = page_of(tmp_path, run_of("star"), traces(1), traces(2))
     shown = " ".join(Page(page).text.split())
     assert "Which traces were kept?" in shown and "2 M1 31 402 377 44 the checker crashed: 3 29 0 29" in shown
-    assert traces_table([{"event": "traces", "transitions": None, "missing": [1], "kept": "x"}]).rows == [[]]
+    assert not table_of("Traces", ("traces", "", {"transitions": None, "missing": [1], "kept": "x"}))
+    assert table_of("Traces", traces(1)).values()[0]["missing rewards"] == {"the checker crashed": 3}
 
 
 # ---- tables
@@ -231,21 +250,22 @@ def test_mean_and_its_standard_error() -> None:
 
 def test_shares_of_the_time_add_up() -> None:
     rows = [{"samples": 4, "seconds/sampling": 6.0, "seconds/rewards": 1.0, "seconds/training": 3.0}] * 3
-    table = times_table([{"event": "training", **trained(1, rows)[2]}])
+    table = table_of("Time of an update", trained(1, rows))
     assert table.columns == ["stage", "time of an update", "sampling, %", "rewards, %", "training, %"]
-    assert table.rows == [["Stage I", "10.0 s", "60.0", "10.0", "30.0"]]
+    assert table.cells == [["Stage I", "10.0 s", "60.0", "10.0", "30.0"]]
+    assert table.values()[0]["sampling, %"] == 0.6
 
 
 def test_a_probe_names_its_stage_and_may_lack_figures() -> None:
-    events = [{"event": "probe", **probe(stage, "M", 0.4, 0.5)[2]} for stage in ("base", "stage 1", "stage 2")]
-    assert [row[0] for row in probes_table(events).rows] == ["base", "Stage I", "Stage II"]
-    assert probes_table([{"event": "probe", "stage": "base", "figures": None}]).rows == [["base"]]
+    found = table_of("Probe prompts", *(probe(stage, "M", 0.4, 0.5) for stage in ("base", "stage 1", "stage 2")))
+    assert [row[0] for row in found.cells] == ["base", "Stage I", "Stage II"]
+    assert table_of("Probe prompts", ("probe", "", {"stage": "base", "figures": None})).cells == [["base"]]
 
 
 def test_the_table_of_trainings_shows_no_loss_of_a_policy_gradient() -> None:
     sft = {"event": "training", "stage": "sft", "policy": "M1", "history": [{"step": 3, "loss": 0.5}]}
-    table = training_table([sft, {"event": "training", **trained(1, history(1, 3))[2]}])
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (table,) = general.training_part([sft, {"event": "training", **trained(1, history(1, 3))[2]}]).tables
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.cells]
     assert [(row["stage"], row["last loss, nats"]) for row in rows] == [("sft", "0.5000"), ("Stage I", "")]
 
 
@@ -259,8 +279,8 @@ def test_score_steps_have_names() -> None:
 
 def test_nothing_is_said_of_a_run_without_score() -> None:
     events = [{"event": name, **fields} for name, _, fields in full_run()]
-    assert sampled_note(events) == "" and stage_rows(events) == [] and times_table(events).rows == []
-    assert not stages_table(events).row_count
+    part = training_part(events)
+    assert not part and part.text == "" and part_tables(events) == []
 
 
 # ---- lines
@@ -287,7 +307,7 @@ def test_thinned_points_keep_ends_and_means() -> None:
 
 def printed(events: list[dict[str, Any]], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(stages_table(events))
+    console.print(*part_tables(events))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -298,7 +318,7 @@ def test_a_line_for_each_stage_fits_a_terminal(run_dir: Path) -> None:
     (one,) = [line for line in lines if line[:2] == ["Stage", "I"]]
     (two,) = [line for line in lines if line[:2] == ["Stage", "II"]]
     assert one[2:4] == ["M1", "120"] and two[2:7] == ["M2", "120", "56.3", "±", "1.1"] and "31.1" in two
-    assert two[-3:] == ["0.032", "/", "0.212"]
+    assert two[-2:] == ["0.032", "0.212"]
 
 
 def test_report_and_status_print_the_stages(run_dir: Path) -> None:

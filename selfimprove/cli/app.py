@@ -41,24 +41,18 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from selfimprove.recipe.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
-    from selfimprove.report.outcome import never_accepted, outcome_sentences
-    from selfimprove.report.terminal import before_after_table, rounds_table, stages_table
+    from selfimprove.report.outcome import outcome_sentences
+    from selfimprove.report.terminal import before_after_table, part_tables, rounds_table
     from selfimprove.runs.execute import run as execute
 
     with stoppable():
         result = execute(resolved)
     for sentence in outcome_sentences(result.events):
         out.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
-    for table in (
-        rounds_table(result.events),
-        before_after_table(result.events),
-        stages_table(result.events),
-    ):
+    for table in (rounds_table(result.events), before_after_table(result.events), *part_tables(result.events)):
         if table.row_count:
             out.print()
             out.print(table)
-    if never := never_accepted(result.events):
-        out.print(never, highlight=False, markup=False, soft_wrap=True)
     out.print()
     final = result.folder / "policies" / "final"
     if result.policy_folder:
@@ -143,10 +137,10 @@ def report(folder: RunFolder) -> None:
     """Write the run's report.html again from its metrics."""
     from selfimprove.report.events import FILE_NAME, read_events
     from selfimprove.report.page import write_report
-    from selfimprove.report.terminal import stages_table
+    from selfimprove.report.terminal import part_tables
 
     written = write_report(folder)
-    if (table := stages_table(read_events(folder / FILE_NAME))).row_count:
+    for table in part_tables(read_events(folder / FILE_NAME)):
         out.print(table)
     out.print(str(written), soft_wrap=True, highlight=False)
 

@@ -12,7 +12,7 @@ from selfimprove.data.rows import Pair, Response, Responses, Scores
 from selfimprove.gates import response_health
 from selfimprove.judging.agreement import consistency, tie_rate
 from selfimprove.judging.checkers.exact import exact_match
-from selfimprove.report.length import reward_by_length
+from selfimprove.loop.reward_length import reward_by_length
 from selfimprove.statistics import bounded_interval, wilson_interval
 
 _EXAMPLES = 8

@@ -27,6 +27,10 @@ from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.judges import Reward
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import INSTRUCTION, Positive
+from selfimprove.report.events import Event
+from selfimprove.report.part import Part
+from selfimprove.report.summary import of_kind
+from selfimprove.report.table import Col, Table, count, counts
 from selfimprove.steps.cost import PROBE, Cost, Data, Tokens
 
 if TYPE_CHECKING:
@@ -60,6 +64,28 @@ class Star(Options):
     """Traces a prompt and round: wrong first attempts before right ones, then by number."""
 
 
+def traces_part(events: Sequence[Event]) -> Part:
+    """What the traces were that a round chose from."""
+    columns = [
+        Col("round"),
+        Col("traces of", "policy"),
+        Col("wrong, then right", "transitions.incorrect_to_correct", count),
+        Col("right twice", "transitions.correct_to_correct", count),
+        Col("wrong twice", "transitions.incorrect_to_incorrect", count),
+        Col("right, then wrong", "transitions.correct_to_incorrect", count),
+        Col("missing rewards", "missing", counts),
+        Col("kept: first wrong", "corrections", count),
+        Col("kept: first right", "right_to_right", count),
+        Col("kept", show=count),
+    ]
+    return Part(
+        "Which traces were kept?",
+        "A trace is a first attempt of the policy with its second one behind it. Counts of traces, by what became of "
+        "the first attempt.",
+        tables=[Table("Traces", of_kind(events, "traces"), columns)],
+    )
+
+
 def _cost(recipe: Recipe, options: Star) -> Cost:
     return Cost(lambda data: _tokens(recipe, options, data), trains=("SFT",), each_round=1, second_turns=1)
 
@@ -86,6 +112,7 @@ def _tokens(recipe: Recipe, options: Star, data: Data) -> Tokens:
     turns=lambda options: (options.instruction,),
     own_samples=lambda options: True,
     cost=_cost,
+    report=(traces_part,),
 )
 def star(loop: Loop, options: Star) -> Policy:
     """Rounds of: draw traces of two turns, keep some, learn their second attempts.

@@ -1,14 +1,15 @@
 """Charts as data, and how they become SVG: by Altair and vl-convert, without a script, the same bytes every time.
 
 A row is a mapping with `x` and `y`, and what else the preset reads: `low` and `high` (an interval), `series` (its
-colour), `panel` (charts one below the other), `ring` (drawn hollow), `size`, `tip` (what a pointer is told).
+colour), `line` (of a series, what no line joins to the rest), `panel` (charts one below the other), `ring` (drawn
+hollow), `size` (the area of a dot, which no line joins), `tip` (what a pointer is told).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from markupsafe import Markup, escape
@@ -115,6 +116,7 @@ def spec(chart: Chart) -> dict[str, Any]:
 
     from selfimprove.report.drawing import panel
 
+    chart = replace(chart, x=visible(chart.x), y=visible(chart.y))
     drawn = [panel(chart, name) for name in chart.panels]
     whole = drawn[0] if len(drawn) == 1 else alt.vconcat(*drawn, spacing=14)
     return dict(whole.configure(**_LOOK).to_dict())
@@ -123,6 +125,7 @@ def spec(chart: Chart) -> dict[str, Any]:
 _AXIS = {
     "labelColor": _INK, "titleColor": _INK, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
     "gridOpacity": 0.25, "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12, "labelLimit": 190,
+    "titleLimit": WIDTH,
 }  # fmt: skip
 _LOOK: dict[str, Any] = {
     "font": "system-ui, sans-serif",
@@ -137,6 +140,7 @@ _LOOK: dict[str, Any] = {
         "labelFontSize": 12,
         "labelLimit": 170,
         "columns": 3,
+        "columnPadding": 20,
     },
     "title": {"color": _INK, "anchor": "start", "fontWeight": "normal", "fontSize": 12},
     "range": {"category": list(COLOURS)},

@@ -66,17 +66,26 @@ def _place(chart: Chart, rows: Sequence[Row], **scale: Any) -> Any:
     """The axis of `x`: numbers as they are, categories in the order of their first row."""
     make = alt.Y if chart.across else alt.X
     if _numeric(rows):
-        whole = all(float(row["x"]).is_integer() for row in rows)
-        return make("x:Q").title(chart.x).scale(zero=False, nice=False, padding=6).axis(tickMinStep=1 if whole else 0)
+        return make("x:Q").title(chart.x).scale(zero=False, nice=False, padding=6).axis(**_ticks(rows, "x"))
     names = list(dict.fromkeys(row["x"] for row in rows))
     slanted = not chart.across and sum(map(len, names)) > 50
     axis = alt.Axis(labelAngle=-30 if slanted else 0, labelLimit=130 if slanted else 190, grid=False)
     return make("x:N").title(None if chart.across else chart.x).sort(names).axis(axis).scale(**scale)
 
 
+def _ticks(rows: Sequence[Row], key: str, most: int = 10) -> dict[str, Any]:
+    """Whole numbers where the values are: each, if there are few; `tickMinStep` alone leaves halves between two."""
+    values = [float(row[key]) for row in rows]
+    if not all(map(float.is_integer, values)):
+        return {}
+    low, high = int(min(values)), int(max(values))
+    return {"values": list(range(low, high + 1)), "format": "d"} if high - low < most else {"tickMinStep": 1}
+
+
 def _value(chart: Chart, key: str = "y") -> Any:
     low, high = chart.values
-    bounds = {name: one for name, one in (("domainMin", low), ("domainMax", high)) if one is not None}
+    # a scale with a least value of its own has no round end; zero is asked for in another way
+    bounds = {name: one for name, one in (("domainMin", low or None), ("domainMax", high)) if one is not None}
     axis = alt.X if chart.across else alt.Y
     return axis(f"{key}:Q").title(chart.y).scale(zero=low == 0 or chart.kind in ("bars", "areas"), **bounds)
 
@@ -101,18 +110,20 @@ def _dots(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
     common = [place, _colour(rows), *beside]
     layers = []
     if chart.joined:
-        layers.append(base.mark_line(opacity=0.4, strokeWidth=1.6, **_QUIET).encode(*common, _value(chart)))
+        line = base.transform_filter("!isValid(datum.size)").mark_line(opacity=0.4, strokeWidth=1.6, **_QUIET)
+        layers.append(line.encode(*common, _value(chart)))
     bounded = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
     layers.append(
         bounded.mark_rule(strokeWidth=1.8, **_QUIET).encode(*common, _value(chart, "low"), _end(chart, "high"))
     )
     told = alt.Description("tip:N")
-    area = [alt.Size("size:Q").scale(range=[15, 160]).legend(None)] if any("size" in row for row in rows) else []
-    for ring in (False, True):
-        if any(bool(row.get("ring")) is ring for row in rows):
-            some = base.transform_filter("datum.ring" if ring else "!datum.ring")
-            mark = some.mark_point(filled=not ring, size=50, strokeWidth=1.8, opacity=0.95)
-            layers.append(mark.encode(*common, _value(chart), told, *area))
+    for ring, sized in sorted({(bool(row.get("ring")), "size" in row) for row in rows}):
+        own = f"{'' if ring else '!'}datum.ring && {'' if sized else '!'}isValid(datum.size)"
+        area = [alt.Size("size:Q").scale(range=[0, 160], zero=True).legend(None)] if sized else []
+        mark = base.transform_filter(own).mark_point(
+            filled=not ring, size=50, strokeWidth=1.8, opacity=0.55 if sized else 0.95
+        )
+        layers.append(mark.encode(*common, _value(chart), told, *area))
     return layers
 
 
@@ -121,14 +132,14 @@ def _lines(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
     for pale in (True, False):
         some = [row for row in rows if bool(row.get("pale")) is pale]
         if some:
-            point: Any = alt.OverlayMarkDef(size=28) if len(some) < 40 and not pale else False
+            point: Any = alt.OverlayMarkDef(size=28) if len({row["x"] for row in some}) < 20 and not pale else False
             mark = _chart(some).mark_line(
                 strokeWidth=1 if pale else 2, opacity=0.35 if pale else 1, point=point, aria=not pale
             )
             dashes = [alt.StrokeDash("dash:N").legend(None)] if any("dash" in row for row in rows) else []
-            layers.append(
-                mark.encode(_place(chart, rows), _value(chart), _colour(rows), alt.Description("tip:N"), *dashes)
-            )
+            apart = [alt.Detail("line:N")] if any("line" in row for row in rows) else []
+            told = alt.Description("tip:N")
+            layers.append(mark.encode(_place(chart, rows), _value(chart), _colour(rows), told, *dashes, *apart))
     return layers
 
 
@@ -169,7 +180,7 @@ def _histogram(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
         for place, one in enumerate(found)
     ]
     across = alt.X("from:Q").title(chart.x).scale(domain=[low, high], nice=False)
-    height = alt.Y("y:Q").title(chart.y).axis(tickMinStep=1, tickCount=3)
+    height = alt.Y("y:Q").title(chart.y).axis(tickCount=3, **_ticks([{"y": 0}, *counted], "y", 4))
     mark = _chart(counted).mark_bar(color=COLOURS[0], opacity=0.8)
     layers = [mark.encode(across, alt.X2("to:Q"), height, alt.Y2Datum(0), alt.Description("tip:N"))]
     if means := [{"mean": row["mean"]} for row in rows if "mean" in row]:

@@ -9,32 +9,39 @@ from typing import Any
 from selfimprove.report import correction_tables
 from selfimprove.report.events import Event
 from selfimprove.report.summary import count, dig, evaluations_of, fixed, number, policies_of, text
+from selfimprove.report.table import Table
 
 
 @dataclass
 class Side:
-    """One text beside others: whose it is, a figure about it, and whether it was the preferred one."""
+    """One text beside others: whose it is, a figure about it, whether it was the preferred one, and whether it is right
+    where that is known."""
 
     name: str
     note: str
     text: str
     won: bool = False
+    right: bool | None = None
 
 
 @dataclass
 class Judged:
-    """`why` is the reason for which there is no verdict, empty where there is one."""
+    """`why` is the reason for which there is no verdict, empty where there is one; `text` says how the verdict came
+    about, and `all` is every response that there was."""
 
     prompt: str
     figures: list[tuple[str, str]]
     why: str
     sides: list[Side]
+    text: str = ""
+    all: Table | None = None
 
 
 @dataclass
 class JudgedExamples:
     title: str
     examples: list[Judged]
+    text: str = ""
 
 
 def judged_examples(events: Sequence[Event], kind: str) -> list[JudgedExamples]:

@@ -1,4 +1,4 @@
-"""What came of a run, first: a sentence, the same items before and after, and what each round accepted."""
+"""What came of a run, first: a sentence, and the same items before and after."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfimprove.report.events import Event
-from selfimprove.report.label_tables import judge_sentence
+from selfimprove.report.part import parts_of
 from selfimprove.report.summary import (
     count,
     dig,
@@ -16,14 +16,10 @@ from selfimprove.report.summary import (
     number,
     of_kind,
     policies_of,
-    rate,
-    round_number,
     text,
     with_interval,
 )
-from selfimprove.report.table import Col
-from selfimprove.report.table import Table as NewTable
-from selfimprove.report.tables import Table, as_dict, as_list, counts, short
+from selfimprove.report.table import Col, Table, as_dict, as_list
 
 ORACLE = "Judged by an ORACLE, which has the true labels: an upper bound, and no self-improvement."
 NO_ARMS = (
@@ -34,7 +30,7 @@ NO_ARMS = (
 
 def outcome_sentences(events: Sequence[Event]) -> list[str]:
     """One for each suite: the kept policy against the first one that was measured; before them, whether an oracle
-    judged. Nothing where fewer than two policies were measured."""
+    judged; behind them those of the method. Nothing of a suite where fewer than two policies were measured."""
     done = next(reversed(of_kind(events, "done")), {})
     run = next(reversed(of_kind(events, "run")), {})
     found = [ORACLE] if done.get("oracle") or _oracle_recipe(run) else []
@@ -58,9 +54,7 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
         if text(done.get("policy")) == text(first.get("policy")):
             sentence += f"; {text(first.get('policy'))} is kept: no round is better on the development suite"
         found.append(sentence + ".")
-    if judge := judge_sentence(events):
-        found.append(judge)
-    return found
+    return found + [part.outcome for part in parts_of(events) if part.outcome]
 
 
 def _oracle_recipe(run: Event) -> bool:
@@ -79,7 +73,7 @@ def first_and_kept(events: Sequence[Event], by_policy: dict[str, Event]) -> tupl
     return by_policy[measured[0]], by_policy[last]
 
 
-def before_after(events: Sequence[Event], most: int = 8) -> NewTable:
+def before_after(events: Sequence[Event], most: int = 8) -> Table:
     """The first items of a suite that the kept policy answers otherwise right or wrong than the first one did, under a
     title that counts all of these; nothing where the suite keeps no answers."""
     rows: list[dict[str, str]] = []
@@ -108,74 +102,9 @@ def before_after(events: Sequence[Event], most: int = 8) -> NewTable:
     title = f"Before and after: of the first {seen} items {better} became right and {worse} wrong; the first of these"
     suites = [Col("suite")] if len({row["suite"] for row in rows}) > 1 else []
     answers = [Col(names[0], "before"), Col("", "was"), Col(names[1], "after"), Col("", "is")]
-    return NewTable(title, rows, [*suites, Col("prompt"), *answers])
+    return Table(title, rows, [*suites, Col("prompt"), *answers])
 
 
 def _mark(value: Any) -> str:
     found = number(value)
     return "missing" if found is None else "right" if found >= 0.5 else "wrong"
-
-
-def acceptance_table(events: Sequence[Event]) -> Table:
-    """One row a round: what was sampled, accepted and kept."""
-    rows = []
-    for event in of_kind(events, "acceptance"):
-        rows.append(
-            [
-                str(round_number(event)),
-                text(event.get("policy")),
-                text(event.get("judge")),
-                count(event.get("prompts")),
-                count(event.get("responses")),
-                count(event.get("accepted")),
-                count(event.get("kept")),
-                rate(event.get("accepted_share")),
-                rate(event.get("lenient_1")),
-                rate(event.get("pass_k")),
-                count(event.get("k")),
-                with_interval(event.get("distinct"), "value", digits=2),
-                with_interval(event.get("entropy"), "value", digits=2),
-                fixed(event.get("truncated_share"), 1, scale=100),
-                counts(event.get("missing")),
-            ]
-        )
-    columns = ["round", "samples of", "judge", "prompts", "responses", "accepted", "kept", "accepted, % [95%]"]
-    columns += ["lenient, % [95%]", "pass@k, % [95%]", "k", "distinct accepted a prompt [95%]"]
-    return Table([*columns, "-log p, nats per token [95%]", "truncated, %", "missing"], rows)
-
-
-def never_accepted(events: Sequence[Event]) -> str:
-    """The kinds of prompts of which no response was accepted in any round, in a sentence; empty where there is none."""
-    rounds = [as_dict(event.get("without")) for event in of_kind(events, "acceptance")]
-    prompts: dict[str, float] = {}
-    taught: set[str] = set()
-    for found in rounds:
-        for kind, (none, many) in found.items():
-            prompts[kind] = prompts.get(kind, 0) + many
-            if none < many:
-                taught.add(kind)
-    never = [f"{kind} ({count(many)} prompts)" for kind, many in prompts.items() if kind not in taught]
-    if not never or not taught:
-        return ""
-    return f"Never right in any sample: {', '.join(never)}. Filtering cannot teach what is never sampled."
-
-
-def without_table(events: Sequence[Event]) -> Table:
-    """By kind of prompt and round: prompts none of whose responses was accepted. Filtering cannot teach these."""
-    rounds = {round_number(event): as_dict(event.get("without")) for event in of_kind(events, "acceptance")}
-    kinds = dict.fromkeys(kind for found in rounds.values() for kind in found)
-    rows = []
-    for kind in kinds:
-        cells = [as_list(found.get(kind)) for found in rounds.values()]
-        rows.append([text(kind), *(f"{short(one[0])} of {short(one[1])}" if len(one) == 2 else "" for one in cells)])
-    return Table(["kind", *(f"round {round_}: prompts with none" for round_ in rounds)], rows)
-
-
-def kept_table(events: Sequence[Event]) -> Table:
-    """Some kept responses beside one of the same prompt that was not kept."""
-    rows = [
-        [str(round_number(event)), text(one.get("prompt")), text(one.get("kept")), text(one.get("not_kept"))]
-        for event in of_kind(events, "acceptance")
-        for one in as_list(event.get("examples"))
-    ]
-    return Table(["round", "prompt", "kept", "not kept"], rows)

@@ -15,7 +15,6 @@ from jinja2 import Environment, StrictUndefined
 from selfimprove.errors import RunFailed
 from selfimprove.report.charts import Chart, svg
 from selfimprove.report.events import FILE_NAME, Event, read_events
-from selfimprove.report.examples import examples_of
 from selfimprove.report.general import GENERAL
 from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
@@ -98,7 +97,6 @@ def _run_page(events: Sequence[Event], fallback_name: str) -> str:
         metric=first_metric(events).name,
         gates=gates,
         gates_failed=[gate for gate in gates if not gate["passed"]],
-        rounds=[found for event in rounds_of(events) if (found := examples_of(event)).examples],
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
         versions=as_dict(run.get("versions")),
         model_digest=text(run.get("model_digest")),

@@ -13,11 +13,8 @@ from selfimprove.report import (
     correction_plots,
     evaluation_plots,
     judge_plots,
-    lengthening_plots,
     longen_plots,
     preference_plots,
-    round_plots,
-    score_plots,
 )
 from selfimprove.report.events import Event
 from selfimprove.report.figures import STYLE, to_svg
@@ -33,7 +30,6 @@ class Plot:
     svg: Markup
 
 
-_BOXES = "Boxes: the middle half and the median; whiskers: 5% to 95%."
 _BARS = "Bars are 95% intervals."
 Drawer = Callable[[Sequence[Event]], Figure | None]
 
@@ -80,12 +76,6 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             longen_plots.words,
         ),
         (
-            "lengths",
-            "Words by round",
-            "Of the texts that were kept. Dot: the median; bar: the middle half; line: 10% to 90%.",
-            lengthening_plots.words_by_round,
-        ),
-        (
             "preference",
             "Win rate by policy",
             f"{_BARS} LC: length-controlled. Dashed: 50%, as good as the opponent.",
@@ -107,33 +97,6 @@ def plots(events: Sequence[Event]) -> list[Plot]:
             "flips are better.",
             preference_plots.judges,
         ),
-        (
-            "agreement",
-            "Rank correlation of two successive models",
-            "A larger dot: more prompts. Dashed: 0, unrelated rankings.",
-            round_plots.rank_correlation,
-        ),
-        (
-            "agreement",
-            "Ranking consistency by round",
-            "One value for each prompt. Dashed: 0.5, what two unrelated rankings agree on; solid: the mean.",
-            round_plots.consistency,
-        ),
-        ("rewards", "Reward of chosen and rejected by round", _BOXES, round_plots.rewards),
-        (
-            "rewards",
-            "Trained margin h by round",
-            "One value for each pair; the farthest 2% are in the outermost bars. Dashed: 0; solid: the mean.",
-            round_plots.margins,
-        ),
-        ("length", "Response length by round", "Means over the round's responses and pairs.", round_plots.lengths),
-        (
-            "length",
-            "Reward by length",
-            f"Mean reward in bins of length. {_BARS[:-1]} over prompts.",
-            round_plots.reward_by_length,
-        ),
-        *(("score", *one) for one in score_plots.DRAWERS),
     ]
     found = []
     with matplotlib.rc_context(STYLE):

@@ -8,7 +8,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from selfimprove.report.events import plain
-from selfimprove.report.summary import count, dig, duration, fixed, metric_of, rate, text, with_interval
+from selfimprove.report.summary import count, dig, duration, fixed, metric_of, numbers, rate, text, with_interval
+from selfimprove.statistics import mean_and_error
 
 Show = Callable[[Any], str]
 
@@ -21,15 +22,21 @@ class Col:
         title: its header, with the unit.
         value: where a row has it: a key, `a.b` for one within another, or a function of the row. By default the title.
         show: the value as text, empty where there is none.
+        by_row: instead of `show`, where rows have units of their own.
     """
 
     title: str
     value: str | Callable[[Any], Any] = ""
     show: Show = text
+    by_row: Callable[[Any], Show] | None = None
 
     def of(self, row: Any) -> Any:
         """The row's value; None where it has none."""
         return self.value(row) if callable(self.value) else dig(row, *(self.value or self.title).split("."))
+
+    def cell(self, row: Any) -> str:
+        """The value as text."""
+        return (self.by_row(row) if self.by_row else self.show)(self.of(row))
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Table:
 
     @cached_property
     def _shown(self) -> list[tuple[Col, list[str]]]:
-        every = [(col, [col.show(col.of(row)) for row in self.rows]) for col in self.cols]
+        every = [(col, [col.cell(row) for row in self.rows]) for col in self.cols]
         return [(col, cells) for col, cells in every if any(cells)]
 
     @property
@@ -62,8 +69,8 @@ class Table:
 
     @property
     def wide(self) -> list[bool]:
-        """Of each column, whether it holds sentences, which are to be wrapped."""
-        return [any(len(cell) > 60 for cell in cells) for _, cells in self._shown]
+        """Of each column, whether it holds sentences or lines, which are to be wrapped."""
+        return [any(len(cell) > 60 or "\n" in cell for cell in cells) for _, cells in self._shown]
 
     def values(self) -> list[dict[str, Any]]:
         """The same as numbers, for programs; NaN as None."""
@@ -101,6 +108,27 @@ def interval(key: str = "value", *, digits: int = 1, scale: float = 1, sign: boo
     return partial(with_interval, key=key, digits=digits, scale=scale, sign=sign)
 
 
+def with_error(*, digits: int = 1, scale: float = 1, sign: bool = False) -> Show:
+    """Shows `41.2 ± 1.3` from {mean, error}, the error only where there is one."""
+
+    def show(value: Any) -> str:
+        mean, error = fixed(dig(value, "mean"), digits, scale=scale, sign=sign), dig(value, "error")
+        return mean if error is None or not mean else f"{mean} ± {fixed(error, digits, scale=scale)}"
+
+    return show
+
+
+def mean_of(rows: Sequence[Any], key: str) -> dict[str, float | None] | None:
+    """{mean, error} of the rows' numbers under `key`, as `with_error` shows it; None where there are none."""
+    found = numbers([row.get(key) for row in rows])
+    return dict(zip(("mean", "error"), mean_and_error(found), strict=True)) if found else None
+
+
+def bounded(found: tuple[float, float, float]) -> dict[str, float]:
+    """{value, low, high}, as `interval` shows it."""
+    return dict(zip(("value", "low", "high"), found, strict=True))
+
+
 def measured(event: Any, where: str = "") -> dict[str, Any] | None:
     """What an evaluation event has (its value, or a paired change of it), with what `shown` must know of its metric."""
     metric = metric_of(event)
@@ -129,6 +157,6 @@ points = interval("difference", scale=100, sign=True)
 percent = decimals(1, scale=100)
 
 __all__ = [
-    "Col", "Show", "Table", "as_dict", "as_list", "count", "counts", "decimals", "duration", "interval", "measured",
-    "percent", "points", "rate", "short", "shown", "signed",
+    "Col", "Show", "Table", "as_dict", "as_list", "bounded", "count", "counts", "decimals", "duration", "interval",
+    "mean_of", "measured", "percent", "points", "rate", "short", "shown", "signed", "with_error",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import rich.progress
 from rich import box
@@ -16,13 +17,13 @@ from rich.text import Text
 from selfimprove.report.events import Event
 from selfimprove.report.narrow import NarrowTable
 from selfimprove.report.outcome import before_after
+from selfimprove.report.part import parts_of
 from selfimprove.report.policies import terminal_table
-from selfimprove.report.score_stages import END, stage_rows
 from selfimprove.report.summary import dig, duration, evaluations_of, first_metric, text
 from selfimprove.report.table import Table as Data
 from selfimprove.report.text import printable, visible
 
-__all__ = ["Progress", "before_after_table", "printable", "rounds_table", "stages_table"]
+__all__ = ["Progress", "before_after_table", "part_tables", "printable", "rounds_table"]
 
 
 @dataclass
@@ -157,16 +158,25 @@ def _time_left(done: float, total: float, elapsed: float) -> str:
 
 def as_rich(table: Data) -> Table:
     """A table for a terminal of any width: it gives up its last columns where it is too wide."""
-    found = NarrowTable(title=printable(table.title) or None, title_justify="left", box=None, pad_edge=False)
-    numbers = [all(isinstance(col.of(row), int | float | None) for row in table.rows) for col in table.cols]
+    found = NarrowTable(
+        title=printable(table.title) or None, title_justify="left", box=None, pad_edge=False, collapse_padding=True
+    )
+    numbers = [all(_is_number(col.of(row)) for row in table.rows) for col in table.cols]
     right = {col.title for col, number in zip(table.cols, numbers, strict=True) if number}
     for place, (header, wide) in enumerate(zip(table.columns, table.wide, strict=True)):
         found.add_column(
-            printable(header), justify="right" if header in right else "left", no_wrap=not wide and not place
+            printable(header).replace(", ", ",\n"),
+            justify="right" if header in right else "left",
+            no_wrap=not wide and not place,
         )
     for row in table.cells:
         found.add_row(*map(printable, row))
     return found
+
+
+def _is_number(value: Any) -> bool:
+    """A number, one with its interval or error, or none."""
+    return isinstance(value, int | float | None) or (isinstance(value, dict) and bool({"value", "mean"} & set(value)))
 
 
 def rounds_table(events: Sequence[Event]) -> Table:
@@ -235,24 +245,6 @@ def before_after_table(events: Sequence[Event], most: int = 5) -> Table:
     return table
 
 
-def stages_table(events: Sequence[Event]) -> Table:
-    """A line for each stage of SCoRe, at most 80 columns wide: what its last samples were like."""
-    rows = stage_rows(events)
-    table = NarrowTable(
-        title="SCoRe's training, in %" if rows else None,
-        title_justify="left",
-        caption=f"Means of the last {END} updates' own samples (of a stage of fewer than {2 * END}, its second half) ± "
-        "one standard error; no evaluation. KL: nats per token to the base, turn 1 / turn 2.",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 0),
-        collapse_padding=True,
-    )
-    table.add_column("stage", overflow="ellipsis", no_wrap=True, max_width=9)
-    table.add_column("policy", overflow="ellipsis", no_wrap=True, max_width=8)
-    for header in ("updates", "Acc@t1", "Acc@t2", "Delta", "copied", "KL"):  # these wrap before anything is cut off
-        table.add_column(header, justify="right")
-    for row in rows:
-        table.add_row(*(printable(cell) if cell else "-" for cell in row))
-    return table
+def part_tables(events: Sequence[Event]) -> list[Table]:
+    """The first table of each part that is shown here too."""
+    return [as_rich(part.tables[0]) for part in parts_of(events) if part.terminal and part.tables]

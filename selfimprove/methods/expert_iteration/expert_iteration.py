@@ -35,6 +35,7 @@ from selfimprove.loop.data import responses_of
 from selfimprove.methods.expert_iteration.acceptance import acceptance_figures
 from selfimprove.methods.expert_iteration.cost import cost
 from selfimprove.methods.expert_iteration.options import ExpertIteration
+from selfimprove.methods.expert_iteration.report import acceptance_part
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, method
 from selfimprove.recipe.recipe import Recipe
@@ -64,6 +65,7 @@ def _suits(recipe: Recipe, options: ExpertIteration) -> None:
     suits=_suits,
     own_samples=lambda options: not options.pairs,
     cost=cost,
+    report=(acceptance_part,),
 )
 def expert_iteration(loop: Loop, options: ExpertIteration) -> Policy:
     """Every round: `sampling.n` responses a prompt from the current policy, a judge, and training from the base (or

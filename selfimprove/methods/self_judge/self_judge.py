@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from selfimprove.methods.self_judge.cost import cost, preview
 from selfimprove.methods.self_judge.learning import check_learnt, hold_out, say_where
 from selfimprove.methods.self_judge.options import SelfJudge
+from selfimprove.methods.self_judge.report import judge_part
 from selfimprove.methods.self_judge.training import (
     agreement,
     find_rubric,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     prepare=prepare,
     preview=preview,
     cost=cost,
+    report=(judge_part,),
 )
 def self_judge(loop: Loop, options: SelfJudge) -> Policy:
     """The judge of the last round; `judge/` in the run's folder is what others use."""

@@ -38,6 +38,7 @@ from selfimprove.methods.self_lengthen.cost import cost, preview
 from selfimprove.methods.self_lengthen.examples import demanding_examples, extender_examples, generator_examples
 from selfimprove.methods.self_lengthen.options import SelfLengthen
 from selfimprove.methods.self_lengthen.plan import prepare
+from selfimprove.methods.self_lengthen.report import lengths_part
 from selfimprove.methods.self_lengthen.texts import (
     collected_texts,
     extended_texts,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     prepare=prepare,
     preview=preview,
     cost=cost,
+    report=(lengths_part,),
 )
 def self_lengthen(loop: Loop, options: SelfLengthen) -> Policy:
     """The final model. Generator and Extender are M1 and M2, M3 and M4, and so on: two adapters of one base."""

@@ -1,29 +1,40 @@
-"""The stages of SCoRe's training, as a run wrote them down, and their figures as text."""
+"""The stages of SCoRe's training, as a run wrote them down: a row for each update."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selfimprove.report.events import Event
-from selfimprove.report.summary import fixed, number, numbers, of_kind, text
+from selfimprove.report.summary import number, numbers, of_kind, text
+from selfimprove.report.table import Show, with_error
 
-# How many updates at each end of a stage a table and the terminal show.
+# How many updates at each end of a stage a table shows.
 END = 10
 SECONDS = {"sampling": "sampling", "rewards": "rewards", "scoring": "scoring by the base", "training": "training"}
+# A line of more points than a screen has pixels only makes the page larger.
+_MOST_POINTS = 300
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A column of the history: its name, its unit, and how it is written."""
+    """A figure of an update: its name, its unit, and how it is shown."""
 
     name: str
     unit: str
     scale: float = 100
     digits: int = 1
     sign: bool = False
+
+    @property
+    def title(self) -> str:
+        return self.name + (f", {self.unit}" if self.unit else "")
+
+    @property
+    def show(self) -> Show:
+        return with_error(digits=self.digits, scale=self.scale, sign=self.sign)
 
 
 FIGURES = {
@@ -55,17 +66,18 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One of SCoRe's stages, as a run wrote it down; `rows` is its history, one for each update."""
+    """A stage. `rows`: its history, one for each update; `start`: updates of the stages before it."""
 
     name: str
     policy: str
     base_accuracy: float | None
     seconds: float | None
     rows: list[dict[str, Any]]
+    start: int
 
     def values(self, key: str) -> list[tuple[int, float]]:
-        """(place of the update from 0, value) of the rows that have one."""
-        found = [(place, number(row.get(key))) for place, row in enumerate(self.rows)]
+        """(number of the update, counted over the stages from 1, value) of the rows that have one."""
+        found = [(place, number(row.get(key))) for place, row in enumerate(self.rows, self.start + 1)]
         return [(place, value) for place, value in found if value is not None]
 
     def says_nothing(self, key: str) -> bool:
@@ -78,21 +90,14 @@ class Stage:
 
 def stages_of(events: Sequence[Event]) -> list[Stage]:
     """The stages that have a history, in the order they were trained."""
-    found = []
+    found: list[Stage] = []
     for event in of_kind(events, "training"):
-        history = event.get("history")
+        history = event.get("history") if event.get("stage") == "score" else None
         rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
-        rows = _by_update(rows)
-        if event.get("stage") == "score" and rows:
-            found.append(
-                Stage(
-                    stage_name(event),
-                    text(event.get("policy")),
-                    number(event.get("base_accuracy")),
-                    number(event.get("seconds")),
-                    rows,
-                )
-            )
+        if rows := _by_update(rows):
+            whose, start = text(event.get("policy")), sum(len(one.rows) for one in found)
+            figures = number(event.get("base_accuracy")), number(event.get("seconds"))
+            found.append(Stage(stage_name(event.get("score_stage")), whose, *figures, rows, start))
     return found
 
 
@@ -116,10 +121,10 @@ def _by_update(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def stage_name(event: Event) -> str:
-    """`Stage I`, `Stage II`, or whatever else the event calls it; `SCoRe` where it says nothing."""
-    written = text(event.get("score_stage"))
-    return {"1": "Stage I", "2": "Stage II", "": "SCoRe"}.get(written, f"stage {written}")
+def stage_name(written: Any) -> str:
+    """`Stage I`, `Stage II`, or whatever else an event calls it; `SCoRe` where it says nothing."""
+    name = text(written).removeprefix("stage ")
+    return {"1": "Stage I", "2": "Stage II", "": "SCoRe"}.get(name, f"stage {name}")
 
 
 def ends_of(stage: Stage) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -128,43 +133,21 @@ def ends_of(stage: Stage) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return (stage.rows[:size], stage.rows[-size:]) if size else ([], stage.rows)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and its standard error from the spread of the updates; None for fewer than two."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(spread / len(values))
-
-
-def shown_mean(rows: Sequence[dict[str, Any]], key: str) -> str:
-    """`41.2 ± 1.3`, or empty where no row has the figure."""
-    how = FIGURES[key]
-    values = numbers([row.get(key) for row in rows])
-    if not values:
-        return ""
-    mean, error = mean_and_error(values)
-    shown = fixed(mean, how.digits, scale=how.scale, sign=how.sign)
-    return shown if error is None else f"{shown} ± {fixed(error, how.digits, scale=how.scale)}"
-
-
-def stage_rows(events: Sequence[Event]) -> list[list[str]]:
-    """The terminal's line of each stage, means of its last updates: stage, policy, updates, Acc@t1, Acc@t2, Delta,
-    copied whole, KL of both turns."""
+def running_mean(points: Points) -> list[tuple[float, float]]:
+    """The mean over a window around each point: a tenth of the points, at least five; shorter at the ends."""
+    half = max(2, len(points) // 20)
+    sums = [0.0]
+    for _, value in points:
+        sums.append(sums[-1] + value)
     found = []
-    for stage in stages_of(events):
-        _, last = ends_of(stage)
-        cells = [shown_mean(last, key) for key in ("accuracy/turn_1", "accuracy/turn_2", "delta")]
-        copied = numbers([row.get("copy_rate") for row in last])
-        kl = [numbers([row.get(f"kl/turn_{turn}") for row in last]) for turn in (1, 2)]
-        found.append(
-            [
-                stage.name,
-                stage.policy,
-                str(len(stage.rows)),
-                *cells,
-                fixed(sum(copied) / len(copied), 1, scale=100) if copied else "",
-                " / ".join(f"{sum(values) / len(values):.3f}" for values in kl if values),
-            ]
-        )
+    for place, (x, _) in enumerate(points):
+        low, high = max(0, place - half), min(len(points), place + half + 1)
+        found.append((x, (sums[high] - sums[low]) / (high - low)))
     return found
+
+
+def thinned(points: Points, most: int = _MOST_POINTS) -> list[tuple[float, float]]:
+    """At most about `most` points: means of neighbours, each at the mean of their places."""
+    size = -(-len(points) // most)
+    groups = [points[start : start + size] for start in range(0, len(points), max(size, 1))]
+    return [tuple(sum(axis) / len(group) for axis in zip(*group, strict=True)) for group in groups]  # type: ignore[misc]
