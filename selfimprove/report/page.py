@@ -18,6 +18,7 @@ from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.examples import examples_of
 from selfimprove.report.outcome import outcome_sentences
 from selfimprove.report.parts import parts_of
+from selfimprove.report.samples import write_samples_page
 from selfimprove.report.summary import (
     dig,
     duration,
@@ -39,7 +40,9 @@ def write_report(run_dir: Path) -> Path:
     events = read_events(source)
     if not events:
         raise RunFailed(f"{source} holds no event yet: there is nothing to report")
-    page = _render(events, fallback_name=run_dir.resolve().name)
+    name = text(next(reversed(of_kind(events, "run")), {}).get("name")) or run_dir.resolve().name
+    samples = write_samples_page(run_dir, name, events)
+    page = _render(events, fallback_name=run_dir.resolve().name, samples=samples is not None)
     target = run_dir / "report.html"
     temporary = run_dir / f".report.html.{os.getpid()}"
     try:
@@ -53,7 +56,7 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
-def _render(events: Sequence[Event], fallback_name: str) -> str:
+def _render(events: Sequence[Event], fallback_name: str, samples: bool) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
@@ -64,6 +67,7 @@ def _render(events: Sequence[Event], fallback_name: str) -> str:
     return environment.from_string(source).render(
         name=text(run.get("name")) or fallback_name,
         facts=_facts(run, events),
+        samples=samples,
         outcome=outcome_sentences(events),
         has_rounds=bool(rounds_of(events)),
         warnings=[*(text(item) for item in as_list(run.get("warnings"))), *_judges_by_order(events)],
