@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from selfimprove.cli.evaluate import eval_app
 from selfimprove.cli.judge import answer, judge
+from selfimprove.cli.watch import watch
 from selfimprove.errors import InputError, SelfImproveError
 from selfimprove.quiet import stoppable
 from selfimprove.shipped import recipe_file, recipes_folder, shipped_recipes, shipped_suites
@@ -101,6 +102,7 @@ def report(folder: RunFolder) -> None:
     out.print(str(written), soft_wrap=True, highlight=False)
 
 
+app.command()(watch)
 app.add_typer(eval_app, name="eval")
 app.command()(judge)
 app.command()(answer)

@@ -73,6 +73,21 @@ class Run:
             os.close(handle)
         return None
 
+    def worker(self) -> int | None:
+        """Process id of whoever works on the run, as far as can be said without touching its lock; None if nobody.
+
+        A run that starts in just this moment must not be refused, as it might be while `holder` looks.
+        """
+        import psutil
+
+        lock = self.folder / "lock"
+        try:
+            began, id = lock.stat().st_mtime, int(lock.read_text().strip() or 0)
+            # a process that is younger than the lock has only got the other one's number
+            return id if id and psutil.Process(id).create_time() <= began + 1 else None
+        except (OSError, ValueError, psutil.Error):
+            return None
+
     def adopt(self, recipe: Recipe) -> list[str]:
         """Writes the resolved recipe; returns what changed since the run was last started.
 
