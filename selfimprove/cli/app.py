@@ -58,12 +58,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     if never := never_accepted(result.events):
         out.print(never, highlight=False, markup=False, soft_wrap=True)
     out.print()
-    final = result.folder / "policies" / "final"
-    if result.policy_folder:
-        out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
-    out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
-    if result.kept:
-        out.print(result.kept, soft_wrap=True, highlight=False, markup=False)
+    for line in result.last_lines():
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
