@@ -79,7 +79,7 @@ def correct(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
     }
     failures = Counter(one.failure for one in turns[-1] if one.failure)
     more: dict[str, Any] = {"missing": missing} if missing else {}
-    answers = [_answer(item, [turn[place] for turn in turns], feedback) for place, item in enumerate(items)]
+    answers = [_answer(item, tried, feedback) for item, *tried in zip(items, *turns, strict=True)]
     return Outcome(policy, values, dict(failures), {"self_correction": figures, **more}, answers=answers)
 
 
@@ -267,12 +267,13 @@ def _tokens(responses: Iterable[Response]) -> int:
 
 def _answer(item: Prompt, attempts: Sequence[Attempt], feedback: Sequence[Mapping[str, Response]]) -> Answer:
     """The last attempt, beside those before it and the feedback on them."""
-    more = {}
-    for turn, one in enumerate(attempts[:-1], 1):
-        more[f"turn {turn}, {one.failure or one.missing or ('right' if one.value else 'wrong')}"] = one.text or ""
-        if (written := feedback[turn - 1].get(item.id)) is not None:
-            more[f"feedback on turn {turn}"] = written.text
-    return Answer(attempts[-1].text or "", attempts[-1].failure or attempts[-1].missing or "", more)
+    *before, last = attempts
+    more = {
+        f"turn {turn}, {one.failure or one.missing or ('right' if one.value else 'wrong')}": one.text or ""
+        for turn, one in enumerate(before, 1)
+    }
+    more |= {f"feedback on turn {turn}": one[item.id].text for turn, one in enumerate(feedback, 1) if item.id in one}
+    return Answer(last.text or "", last.failure or last.missing or "", more)
 
 
 def _examples(
