@@ -27,6 +27,8 @@ Row = Mapping[str, Any]
 _READ_AT_ONCE = 2**27
 # Less than this free (bytes) and something failed while it was written: that is why.
 _NO_ROOM = 2**16
+# A training's last figures, while it goes on.
+LATEST = "latest.json"
 
 
 class DamagedArtefact(SelfImproveError):
@@ -308,7 +310,8 @@ class Store:
             for leftover in partial.rglob(".*.tmp"):
                 leftover.unlink()
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
-            (partial / "progress.json").unlink(missing_ok=True)
+            for passing in ("progress.json", LATEST):
+                (partial / passing).unlink(missing_ok=True)
             sync_tree(partial)
             write_json(partial / "manifest.json", {**manifest, "key": key, "files": folder_files(partial)})
             if final.is_dir():  # without a manifest, or `find` had given it

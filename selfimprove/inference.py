@@ -97,7 +97,10 @@ class Inference:
 
     def step(self, request: StepRequest) -> Artefact:
         """The artefact of a step: found, or made now. Emits the step's event."""
+        self.progress.overall.begin(request.label)
         artefact, reused = run_step(self.store, request, self.progress)
+        id = f"{request.label}|{artefact.manifest['key'][:16]}"
+        self.progress.overall.finish(id, None if reused else artefact.figures["seconds"])
         if reused:
             self.progress.step_reused(request.label)
         self._report_engine()
@@ -105,7 +108,7 @@ class Inference:
         figures, kind = artefact.figures, step_kind(request.step)
         self.events.emit(
             "step",
-            f"{request.label}|{artefact.manifest['key'][:16]}",
+            id,
             step=request.step,
             label=request.label,
             purpose=(self._purpose if request.step == "sample" else "") or kind.purpose or request.step,

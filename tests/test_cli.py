@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -321,8 +322,13 @@ def test_an_interruption_says_how_to_go_on(
 
 def test_a_run_prints_where_its_results_are(finished: Path) -> None:
     printed = (finished / "printed.txt").read_text()
-    assert printed.splitlines()[-2:] == ["report: run/report.html", "kept M1, the last policy"]
-    assert "policy: run/policies/final" in printed and "M1" in printed
+    kept, trained, *places = printed.splitlines()[-5:]
+    assert kept == "kept M1, the last policy" and re.fullmatch(r"M1: SFT, loss \d+\.\d{3} to \d+\.\d{3}", trained)
+    assert places == [
+        "policy: run/policies/final (beside it M1)",
+        "texts: run/samples.html",
+        "report: run/report.html",
+    ]
     assert (finished / "run" / "report.html").is_file()
     assert (finished / "run" / "policies" / "M1" / "adapter_model.safetensors").is_file()
 

@@ -37,7 +37,8 @@ def test_wheel_carries_recipes_suites_and_template(installed: Path) -> None:
     assert (shipped / "recipes" / "data" / "words" / "seed.jsonl").is_file()
     assert (shipped / "eval" / "words" / "test.jsonl").is_file()
     assert (shipped / "eval" / "judges" / "five-points" / "rubric.yaml").is_file()
-    assert (installed / "selfimprove" / "report" / "report.html.j2").is_file()
+    for name in ("report.html.j2", "samples.html.j2", "samples.js", "samples.css"):
+        assert (installed / "selfimprove" / "report" / name).is_file()
     assert (installed / "selfimprove" / "study" / "page.html.j2").is_file()
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from selfimprove.cli.evaluate import eval_app
 from selfimprove.cli.judge import answer, judge
+from selfimprove.cli.watch import watch
 from selfimprove.errors import InputError, SelfImproveError
 from selfimprove.quiet import stoppable
 from selfimprove.report.events import plain
@@ -54,12 +55,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
             out.print()
             out.print(table)
     out.print()
-    final = result.folder / "policies" / "final"
-    if result.policy_folder:
-        out.print(f"policy: {final if final.exists() else result.policy_folder}", soft_wrap=True, highlight=False)
-    out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
-    if result.kept:
-        out.print(result.kept, soft_wrap=True, highlight=False, markup=False)
+    for line in result.last_lines():
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -81,8 +78,8 @@ def status(
     json: AsJson = False,
 ) -> None:
     """What a run has finished, and whether a process is working on it."""
-    from selfimprove.cli.status import parts_for_terminal, status_of, steps_table
-    from selfimprove.report.terminal import as_rich
+    from selfimprove.cli.status import events_of, status_of, steps_table
+    from selfimprove.report.terminal import as_rich, part_tables
 
     found = status_of(folder, verify)
     damaged = [one["files"] for one in found["steps"] if one["damaged"]]
@@ -98,8 +95,8 @@ def status(
         said(f"folders are in {found['store']}")
         for one in found["under way"]:
             said(f"under way: {one['step']}: {one['shards']} of {one['of']} shards ({one['folder']})")
-        for part in parts_for_terminal(folder):
-            out.print(as_rich(part.tables[0]))
+        for table in part_tables(events_of(folder)):
+            out.print(table)
     if damaged:
         raise InputError("\n".join(["damaged (the next `selfimprove run` makes it again):", *damaged]))
 
@@ -145,6 +142,7 @@ def report(folder: RunFolder) -> None:
     out.print(str(written), soft_wrap=True, highlight=False)
 
 
+app.command()(watch)
 app.add_typer(eval_app, name="eval")
 app.command()(judge)
 app.command()(answer)

@@ -12,7 +12,6 @@ import psutil
 from selfimprove.artefacts import Store
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.outcome import outcome_sentences
-from selfimprove.report.part import Part, parts_of
 from selfimprove.report.summary import of_kind
 from selfimprove.report.table import Col, Table, decimals
 from selfimprove.runs.folder import Run
@@ -68,11 +67,6 @@ def steps_table(found: dict[str, Any]) -> Table:
     return Table(
         "Steps", found["steps"], [Col("step"), Col("files"), Col("seconds", show=decimals(1)), tokens, Col("folder")]
     )
-
-
-def parts_for_terminal(folder: Path) -> list[Part]:
-    """The parts of a run's report that are printed too."""
-    return [part for part in parts_of(events_of(folder)) if part.terminal]
 
 
 def _under_way(store: Path) -> Iterator[dict[str, Any]]:

@@ -159,6 +159,7 @@ class Loop(Record):
                 self.progress.note(self._stopped)
                 return
             self._round = number
+            self.progress.overall.round, self.progress.overall.rounds = number, len(self.data.round_prompts)
             self.progress.note(f"round {number} of {len(self.data.round_prompts)}: {len(prompts)} prompts")
             yield Round(number, prompts)
 
@@ -338,6 +339,8 @@ class Loop(Record):
         trained = made_policy(start, artefact, f"M{len(self.made) + 1}")
         self.made.append(trained)
         options = artefact.manifest["options"]
+        history = [_shown(row) for row in read_history(artefact.folder)]
+        self.progress.overall.figures = history[-1] if history else {}
         self.events.emit(
             "training",
             f"{artefact.manifest['label']}|{artefact.manifest['key'][:16]}",
@@ -349,7 +352,7 @@ class Loop(Record):
             examples=len(rows),
             epochs=options.get("epochs"),
             seconds=artefact.figures["seconds"],
-            history=[_shown(row) for row in read_history(artefact.folder)],
+            history=history,
             **fields,
         )
         return trained, artefact

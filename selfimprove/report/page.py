@@ -20,6 +20,7 @@ from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
 from selfimprove.report.part import Part, parts_of
 from selfimprove.report.policies import all_figures_table, policies_table
+from selfimprove.report.samples import write_samples_page
 from selfimprove.report.summary import (
     dig,
     duration,
@@ -41,7 +42,9 @@ def write_report(run_dir: Path) -> Path:
     events = read_events(source)
     if not events:
         raise RunFailed(f"{source} holds no event yet: there is nothing to report")
-    return write_page(run_dir / "report.html", _run_page(events, fallback_name=run_dir.resolve().name))
+    name = text(next(reversed(of_kind(events, "run")), {}).get("name")) or run_dir.resolve().name
+    samples = write_samples_page(run_dir, name, events)
+    return write_page(run_dir / "report.html", _run_page(events, name, samples=samples is not None))
 
 
 def write_page(target: Path, page: str) -> Path:
@@ -75,19 +78,20 @@ def page_of(name: str, outcome: Sequence[str], parts: Sequence[Part], **run: Any
 
 
 _NOTHING: dict[str, Any] = {"facts": {}, "kept": {}, "versions": {}, "warnings": [], "gates": [], "gates_failed": []}
-_NOTHING |= {"rounds": [], "has_rounds": False, "suite": "", "metric": "", "recipe": "", "model_digest": ""}
+_NOTHING |= {"samples": False, "has_rounds": False, "suite": "", "metric": "", "recipe": "", "model_digest": ""}
 
 
-def _run_page(events: Sequence[Event], fallback_name: str) -> str:
+def _run_page(events: Sequence[Event], name: str, samples: bool) -> str:
     run = next(reversed(of_kind(events, "run")), {})
     gates = [_gate(event) for event in of_kind(events, "gate")]
     recipe = run.get("recipe")
     return page_of(
-        text(run.get("name")) or fallback_name,
+        name,
         outcome_sentences(events),
         parts_of(events, GENERAL),
         old=_old(events),
         facts=_facts(run, events),
+        samples=samples,
         policies=policies_table(events),
         all_figures=all_figures_table(events),
         kept=_kept(events),

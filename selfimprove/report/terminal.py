@@ -10,13 +10,14 @@ from typing import Any
 
 import rich.progress
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from selfimprove.report.events import Event
 from selfimprove.report.narrow import NarrowTable
 from selfimprove.report.outcome import before_after
+from selfimprove.report.overall import Overall
 from selfimprove.report.part import parts_of
 from selfimprove.report.policies import terminal_table
 from selfimprove.report.summary import dig, duration, evaluations_of, first_metric, text
@@ -37,7 +38,8 @@ class _Task:
 
 
 class Progress:
-    """Shows how far long steps are: a bar on a terminal, a plain line now and then in a log file.
+    """Shows how far long steps are: a bar on a terminal, a plain line now and then in a log file; and how far the run
+    is (`overall`): a line above the bar, the end of a step's last line.
 
     Everything goes to standard error, so that standard output stays free for results.
     """
@@ -57,6 +59,7 @@ class Progress:
         self._interval = interval
         self._clock = clock
         self._bars: rich.progress.Progress | None = None
+        self.overall = Overall()
 
     @contextmanager
     def task(self, name: str, total: int | None, unit: str = "items") -> Iterator[Callable[[int], None]]:
@@ -76,7 +79,8 @@ class Progress:
         finally:
             amount = f"{task.done}" if task.total in (None, task.done) else f"{task.done} of {task.total}"
             taken = duration(self._clock() - task.started)
-            self.note(f"{name}: {ending}, {amount} {unit} in {taken}")
+            where = "" if self._live or not (line := self.overall.line()) else f" ({line})"
+            self.note(f"{name}: {ending}, {amount} {unit} in {taken}{where}")
 
     def note(self, text: str) -> None:
         """Prints a line of plain text; `printable` is not needed, no markup in it is obeyed."""
@@ -107,15 +111,7 @@ class Progress:
     @contextmanager
     def _with_bar(self, task: _Task) -> Iterator[Callable[[int], None]]:
         outermost = self._bars is None
-        bars = self._bars or rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}", markup=False),
-            rich.progress.BarColumn(bar_width=20),
-            _AmountColumn(),
-            rich.progress.TimeElapsedColumn(),
-            _TimeLeftColumn(),
-            console=self.console,
-            transient=True,
-        )
+        bars = self._bars or _Bars(lambda: self.overall.line(), self.console)
         if outermost:
             self._bars = bars
             bars.start()
@@ -132,6 +128,24 @@ class Progress:
             if outermost:
                 bars.stop()
                 self._bars = None
+
+
+class _Bars(rich.progress.Progress):
+    """A bar for each task, as wide as there is room for, under the run's own line."""
+
+    def __init__(self, line: Callable[[], str], console: Console) -> None:
+        self._line = line
+        name = rich.progress.TextColumn("{task.description}", markup=False)
+        columns: list[rich.progress.ProgressColumn] = [name, _AmountColumn(), _TimeLeftColumn()]
+        if console.width >= 80:
+            columns[1:1] = [rich.progress.BarColumn(bar_width=20)]
+            columns[-1:-1] = [rich.progress.TimeElapsedColumn()]
+        super().__init__(*columns, console=console, transient=True)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        if line := self._line():
+            yield Text(line, style="bold")
+        yield self.make_tasks_table(self.tasks)
 
 
 class _AmountColumn(rich.progress.ProgressColumn):

@@ -18,6 +18,7 @@ from selfimprove.recipe.recipe import Recipe
 from selfimprove.registry import names
 from selfimprove.report.events import EventLog, read_events
 from selfimprove.report.outcome import ORACLE
+from selfimprove.report.overall import Overall
 from selfimprove.report.page import write_report
 from selfimprove.report.terminal import Progress
 from selfimprove.runs.folder import Run
@@ -49,6 +50,7 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Result:
     place = Run(folder)
     with place.locked(), tracking(recipe.training.report_to, folder):
         recipe = _with_backend(recipe, place, progress)
+        progress.overall = Overall(place.before(recipe))
         started = time.monotonic()
         with EventLog(folder, wait=True) as events:
             try:

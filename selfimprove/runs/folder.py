@@ -13,8 +13,17 @@ from typing import Any
 import yaml
 
 from selfimprove.artefacts import explained_write, write_file
-from selfimprove.errors import InputError, RunFailed
+from selfimprove.errors import InputError, RunFailed, SelfImproveError
 from selfimprove.recipe.recipe import Recipe, changed_keys
+from selfimprove.report.events import read_events
+from selfimprove.report.summary import number, of_kind
+
+_LOOKED_AT = 50  # runs beside a run
+
+
+def _without_places(recipe: str) -> list[str]:
+    """The lines of a resolved recipe that decide what is done."""
+    return [line for line in recipe.splitlines() if not line.startswith(("seed:", "output:", "store:"))]
 
 
 class Run:
@@ -72,6 +81,37 @@ class Run:
         finally:
             os.close(handle)
         return None
+
+    def worker(self) -> int | None:
+        """Process id of whoever works on the run, as far as can be said without touching its lock; None if nobody.
+
+        A run that starts in just this moment must not be refused, as it might be while `holder` looks.
+        """
+        import psutil
+
+        lock = self.folder / "lock"
+        try:
+            began, id = lock.stat().st_mtime, int(lock.read_text().strip() or 0)
+            # a process that is younger than the lock has only got the other one's number
+            return id if id and psutil.Process(id).create_time() <= began + 1 else None
+        except (OSError, ValueError, psutil.Error):
+            return None
+
+    def before(self, recipe: Recipe) -> list[tuple[str, float]]:
+        """(label, seconds) of each step of the newest finished run beside this one, or of this one, whose recipe
+        differs in seed and places alone: what this one has to do. Nothing where there is none."""
+        own = _without_places(recipe.as_yaml())
+        files = [(path.stat().st_mtime, path) for path in self.folder.parent.glob("*/recipe.yaml") if path.is_file()]
+        for _, path in sorted(files, reverse=True)[:_LOOKED_AT]:
+            try:
+                if _without_places(path.read_text()) != own:
+                    continue
+                events = read_events(path.with_name("metrics.jsonl"))
+            except (OSError, ValueError, SelfImproveError):
+                continue
+            if of_kind(events, "done"):
+                return [(str(one.get("label")), number(one.get("seconds")) or 0.0) for one in of_kind(events, "step")]
+        return []
 
     def adopt(self, recipe: Recipe) -> list[str]:
         """Writes the resolved recipe; returns what changed since the run was last started.

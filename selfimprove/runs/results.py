@@ -12,11 +12,20 @@ from selfimprove.errors import InputError
 from selfimprove.models.policy import Policy
 from selfimprove.report.events import read_events
 from selfimprove.report.outcome import ORACLE, outcome_sentences
-from selfimprove.report.summary import of_kind
+from selfimprove.report.summary import STAGES, fixed, number, of_kind
 from selfimprove.report.text import visible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+# (key of a training's log, name, decimals, signed)
+_TRAINED = (
+    ("loss", "loss", 3, False),
+    ("margin", "margin", 2, True),
+    ("reward/turn_2", "reward", 3, False),
+    ("reward/turn_1", "reward", 3, False),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,33 @@ class Result:
         done: dict[str, Any] = next(reversed(of_kind(self.events, "done")), {})
         oracle = f"; {ORACLE}" if done.get("oracle") else ""
         return f"kept {done['policy']}, {done['why']}{oracle}" if done.get("why") else ""
+
+    @property
+    def trained(self) -> str:
+        """How the last training went, in a line: its loss, margin or reward, from the first update to the last; empty
+        where nothing was trained."""
+        event: dict[str, Any] = next(reversed(of_kind(self.events, "training")), {})
+        history = event.get("history") or []
+        said: list[str] = []
+        for key, name, digits, sign in _TRAINED:
+            known = [value for row in history if (value := number(row.get(key))) is not None]
+            if known and not (name == "reward" and any(one.startswith("reward") for one in said)):
+                ends = list(dict.fromkeys(fixed(known[place], digits, sign=sign) for place in (0, -1)))
+                said.append(f"{name} {' to '.join(ends)}")
+        stage = STAGES.get(str(event.get("stage")), str(event.get("stage")))
+        return f"{event.get('policy') or 'not finished'}: {stage}, {', '.join(said)}" if said else ""
+
+    def last_lines(self) -> list[str]:
+        """What was kept and how it was trained, and where policy, judge, texts and report are."""
+        made = [f"M{place}" for place in range(1, 100) if (self.folder / "policies" / f"M{place}").is_dir()]
+        final, judge, texts = (self.folder / name for name in ("policies/final", "judge", "samples.html"))
+        lines = [self.kept, self.trained]
+        if self.policy_folder:
+            policy = final if final.is_dir() else self.policy_folder
+            lines.append(f"policy: {policy}" + (f" (beside it {', '.join(made)})" if final.is_dir() and made else ""))
+        lines += [f"judge: {judge}"] if judge.is_dir() else []
+        lines += [f"texts: {texts}"] if texts.is_file() else []
+        return [line for line in [*lines, f"report: {self.report}"] if line]
 
     @property
     def policy_folder(self) -> Path | None:

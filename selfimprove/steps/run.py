@@ -36,7 +36,7 @@ from selfimprove.models.loading import verify_policy
 from selfimprove.models.policy import Policy, model_digest
 from selfimprove.report.terminal import Progress
 from selfimprove.steps.kind import step_kind
-from selfimprove.steps.worker import die_with_parent, worker
+from selfimprove.steps.worker import die_with_parent, latest, worker
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def _make(store: Store, request: StepRequest, key: str, progress: Progress) -> A
 
             def advance(count: int) -> None:
                 clock.tick()
+                progress.overall.figures = latest(partial) or progress.overall.figures
                 show(count)
 
             for shard in range(shards):

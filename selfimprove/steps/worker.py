@@ -10,9 +10,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from selfimprove.artefacts import write_json
+from selfimprove.artefacts import LATEST, write_json
 from selfimprove.errors import SelfImproveError
 from selfimprove.quiet import quiet_libraries
 from selfimprove.steps.kind import Advance, step_kind
@@ -36,6 +37,26 @@ class _Report:
         if time.monotonic() - self.last > 0.5:
             write_json(self.path, {"done": self.done})
             self.last = time.monotonic()
+
+
+class Latest:
+    """A training's last figures, in `latest.json` for whoever shows how far it is; at most one a second is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.last = folder / LATEST, 0.0
+
+    def __call__(self, figures: Mapping[str, float]) -> None:
+        if time.monotonic() - self.last > 1:
+            write_json(self.path, dict(figures))
+            self.last = time.monotonic()
+
+
+def latest(folder: Path) -> dict[str, float]:
+    """What `Latest` wrote last; empty where it wrote nothing."""
+    try:
+        return dict(json.loads((folder / LATEST).read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def die_with_parent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.data.rows import RenderedPrompt, Response, Responses
@@ -16,10 +17,10 @@ from selfimprove.judging.checkers.exact import exact_match
 from selfimprove.models.chat import Message, render_choice
 from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, load_tokenizer
-from selfimprove.suites.dialogues import Decoded, draw_by_group, rendered_items
+from selfimprove.suites.dialogues import Decoded, answer_of, draw_by_group, rendered_items
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
-from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.outcome import Answer, Outcome
 from selfimprove.suites.suite_kinds import Code, ExactMatch, Math, MultipleChoice
 
 if TYPE_CHECKING:
@@ -41,27 +42,23 @@ def answer_outcome(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
 
 
 def _exact_match(loop: Inference, suite: ExactMatch, items: Sequence[Prompt], policy: Policy) -> Outcome:
-    answers, failures = _answers(loop, suite, items, policy)
-    right = [item.id in answers and exact_match(answers[item.id], str(item.answer), suite.normalize) for item in items]
-    return Outcome(policy, list(map(float, right)), failures)
+    said = _answers(loop, suite, items, policy)
+    right = [
+        not said[item.id].why and exact_match(said[item.id].text, str(item.answer), suite.normalize) for item in items
+    ]
+    return Outcome(policy, list(map(float, right)), _reasons(said), answers=list(said.values()))
 
 
 def _answers(
     loop: Inference, suite: Decoded, items: Sequence[Prompt], policy: Policy, asked: Sequence[Prompt] | None = None
-) -> tuple[dict[str, str], dict[str, int]]:
-    """The text of each item's answer, without those that have none or no end, and how many these are."""
+) -> dict[str, Answer]:
+    """Each item's answer, in the items' order; those that are none or have no end say so."""
     drawn = _drawn(loop, suite, asked or items, policy)
-    failures = Counter[str]()
-    answers = {}
-    for item in items:
-        responses = drawn.get(item.id)
-        if responses is None:
-            failures["prompt too long"] += 1
-        elif responses[0].finish == "length":
-            failures["truncated"] += 1
-        else:
-            answers[item.id] = responses[0].text
-    return answers, dict(failures)
+    return {item.id: answer_of(drawn.get(item.id, ())) for item in items}
+
+
+def _reasons(said: Mapping[str, Answer]) -> dict[str, int]:
+    return dict(Counter(one.why for one in said.values() if one.why))
 
 
 def _drawn(
@@ -89,13 +86,14 @@ def _by_likelihood(loop: Inference, suite: MultipleChoice, items: Sequence[Promp
     if not prompts:
         raise InputError(f"{suite.name}: all {len(items)} items are too long for {policy.name}'s {room} tokens")
     scored = loop.log_probs(Responses(prompts, by_prompt), policy, f"{suite.name} with {policy.name}")
-    right = []
+    right, said = [], {}
     for item in items:
         options = by_prompt.get(item.id, [])
         values = [scored.of(option) / _length(suite, option) for option in options]
-        right.append(bool(values) and values.index(max(values)) == item.right_choice)
-    too_long = len(items) - len(prompts)
-    return Outcome(policy, list(map(float, right)), {"prompt too long": too_long} if too_long else {})
+        best = values.index(max(values)) if values else None
+        right.append(best is not None and best == item.right_choice)
+        said[item.id] = answer_of(()) if best is None else Answer(options[best].text)
+    return Outcome(policy, list(map(float, right)), _reasons(said), answers=list(said.values()))
 
 
 def _length(suite: MultipleChoice, choice: Response) -> int:
@@ -106,15 +104,15 @@ def _length(suite: MultipleChoice, choice: Response) -> int:
 def _by_generation(loop: Inference, suite: MultipleChoice, items: Sequence[Prompt], policy: Policy) -> Outcome:
     """The choices are shown as "Answer1: ...", the form of CREAM's data; the first "answerN" that is written counts."""
     asked = [_with_choices(item) for item in items]
-    answers, failures = _answers(loop, suite, items, policy, asked)
-    right, unread = [], 0
+    said = _answers(loop, suite, items, policy, asked)
+    right = []
     for item in items:
-        named = named_choice(answers[item.id], len(item.choices or ())) if item.id in answers else None
-        unread += item.id in answers and named is None
+        one = said[item.id]
+        named = None if one.why else named_choice(one.text, len(item.choices or ()))
+        if named is None and not one.why:
+            said[item.id] = replace(one, why="names no choice")
         right.append(named is not None and named == item.right_choice)
-    if unread:
-        failures["names no choice"] = unread
-    return Outcome(policy, list(map(float, right)), failures)
+    return Outcome(policy, list(map(float, right)), _reasons(said), answers=list(said.values()))
 
 
 def _with_choices(item: Prompt) -> Prompt:
@@ -139,14 +137,18 @@ def named_choice(text: str, choices: int) -> int | None:
 
 
 def _math(loop: Inference, suite: Math, items: Sequence[Prompt], policy: Policy) -> Outcome:
-    answers, failures = _answers(loop, suite, items, policy)
+    said = _answers(loop, suite, items, policy)
     rows = [
-        {"prompt_id": item.id, "text": answers[item.id], "answer": str(item.answer)}
+        {"prompt_id": item.id, "text": said[item.id].text, "answer": str(item.answer)}
         for item in items
-        if item.id in answers
+        if not said[item.id].why
     ]
     verdicts = verified(loop, "math", rows, {}, f"check {suite.name}")
-    return _checked(suite, policy, [verdicts.get(item.id, (0.0, None, None))[0] for item in items], verdicts, failures)
+    values = [verdicts.get(item.id, (0.0, None, None))[0] for item in items]
+    failures = _reasons(said)
+    for id, (_, missing, failure) in verdicts.items():
+        said[id] = replace(said[id], why=missing or failure or "")
+    return _checked(suite, policy, values, verdicts, failures, list(said.values()))
 
 
 def _checked(
@@ -155,13 +157,14 @@ def _checked(
     values: list[float | None],
     verdicts: Mapping[str, tuple[float | None, str | None, str | None]],
     failures: Mapping[str, int],
+    answers: Sequence[Answer],
 ) -> Outcome:
     """The outcome of a checker's verdicts: why an answer is wrong is counted among the failures, what the checker
     itself failed at is missing. RunFailed where that is more than the allowed share."""
     found = Counter(failures) + Counter(failure for _, _, failure in verdicts.values() if failure)
     missing = dict(Counter(why for _, why, _ in verdicts.values() if why))
     require_enough(suite.name, values, missing, suite.max_missing, least=1)
-    return Outcome(policy, values, dict(found), {"missing": missing} if missing else {})
+    return Outcome(policy, values, dict(found), {"missing": missing} if missing else {}, answers=answers)
 
 
 def _code(loop: Inference, suite: Code, items: Sequence[Prompt], policy: Policy) -> Outcome:
@@ -179,7 +182,17 @@ def _code(loop: Inference, suite: Code, items: Sequence[Prompt], policy: Policy)
             rows.append({"prompt_id": f"{item.id}|{response.index}", "program": program, "tests": tests})
     verdicts = verified(loop, "code", rows, {"seconds": suite.seconds}, f"run programs of {suite.name}")
     values: list[float | None] = []
+    said = []
     for item in items:
-        own = [verdicts[f"{item.id}|{response.index}"][0] for response in drawn.get(item.id, ())]
+        responses = drawn.get(item.id, ())
+        found = [verdicts[f"{item.id}|{response.index}"] for response in responses]
+        own = [value for value, _, _ in found]
         values.append(pass_at_k(len(own), sum(value == 1.0 for value in own), suite.k) if own else 0.0)
-    return _checked(suite, policy, values, verdicts, failures)
+        more = {
+            f"sample {place}, {'passes' if value else missing or failure or 'fails'}": response.text
+            for place, (response, (value, missing, failure)) in enumerate(zip(responses, found, strict=True), 1)
+        }
+        first = answer_of(responses)
+        why = first.why or next((missing or failure or "" for _, missing, failure in found if missing or failure), "")
+        said.append(Answer(first.text, "" if values[-1] == 1.0 else why, more if len(more) > 1 else {}))
+    return _checked(suite, policy, values, verdicts, failures, said)

@@ -15,7 +15,7 @@ from selfimprove.judging.judges import judge_responses, lenient_scores
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.judges import JudgeOptions
 from selfimprove.statistics import share_interval
-from selfimprove.suites.dialogues import draw_by_group, rendered_items
+from selfimprove.suites.dialogues import answer_of, draw_by_group, rendered_items
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
 from selfimprove.suites.outcome import Outcome
@@ -96,7 +96,10 @@ def checked_outcome(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
         for item, value in list(zip(items, values, strict=True))[:_ANSWERS]
         if item.id in drawn
     ]
-    return Outcome(policy, values, dict(failures), figures)
+    said = [answer_of(drawn.get(item.id, ())) for item in items]
+    lost = " or ".join(missing)
+    answers = [replace(one, why=lost) if value is None else one for one, value in zip(said, values, strict=True)]
+    return Outcome(policy, values, dict(failures), figures, answers=answers)
 
 
 def _share(values: Sequence[float]) -> dict[str, float]:

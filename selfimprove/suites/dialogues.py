@@ -18,6 +18,7 @@ from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, load_tokenizer
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.suites.kind import Loaded
+from selfimprove.suites.outcome import Answer
 from selfimprove.suites.suite_kinds import PreferenceSuite
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ def draw_by_group(
         )
         found |= {id: list(responses) for id, responses in drawn.by_prompt.items()}
     return found
+
+
+def answer_of(responses: Sequence[Response]) -> Answer:
+    """An item's first response, which is none where its prompt was too long, and has no end where it was truncated."""
+    if not responses:
+        return Answer("", "prompt too long")
+    return Answer(responses[0].text, "truncated" if responses[0].finish == "length" else "")
 
 
 def answer_items(loop: Inference, suite: Decoded, items: Sequence[Prompt], policy: Policy) -> Answers:

@@ -22,7 +22,7 @@ from selfimprove.suites.dialogues import draw_by_group
 from selfimprove.suites.judge_questions import response_question
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
-from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.outcome import Answer, Outcome
 from selfimprove.suites.suite_kinds import LengthSuite
 from selfimprove.suites.suites import graded, load_suite
 
@@ -88,7 +88,8 @@ def measure_lengths(loop: Inference, loaded: Loaded, policy: Policy, judge: Judg
     scores, figures = length_figures(items, demands_of(loaded), written)
     if judge is not None:
         _add_quality(loop, suite, items, written, judge, figures)
-    return Outcome(policy, scores, {}, {"length_following": figures})
+    answers = [Answer(one.text, "" if one.finished else "unfinished") for one in written]
+    return Outcome(policy, scores, {}, {"length_following": figures}, answers=answers)
 
 
 def _fitting(loop: Inference, suite: LengthSuite, items: Sequence[Prompt], policy: Policy) -> list[RenderedPrompt]:

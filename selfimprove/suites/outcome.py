@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,21 @@ from selfimprove.statistics import bootstrap_interval, mean_interval, paired_dif
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a policy said to an item. `why`: why it is wrong or has no value, where that is known. `more`: other texts
+    about it, by name: earlier attempts, a judge's words, the opponent's output."""
+
+    text: str
+    why: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """`values`: one for each item, in the items' order; None is missing. `failures`: the policy's own, which count as
     wrong, by reason. `figures`: what else belongs into the event. `resampled`: see `LengthControlled`. `bounds`: what
-    the values cannot leave, None where that is [0, 1] or not known."""
+    the values cannot leave, None where that is [0, 1] or not known. `answers`: one for each item, for `samples.html`;
+    none where a suite keeps none."""
 
     policy: Policy
     values: Sequence[float | None]
@@ -22,6 +33,7 @@ class Outcome:
     figures: dict[str, Any] = field(default_factory=dict)
     resampled: Sequence[float] = ()
     bounds: tuple[float, float] | None = None
+    answers: Sequence[Answer] = ()
 
     def mean(self) -> float:
         """Of the values that are there."""

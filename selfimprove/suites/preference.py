@@ -30,7 +30,7 @@ from selfimprove.suites.matches import (
     rated_match,
     require_enough,
 )
-from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.outcome import Answer, Outcome
 from selfimprove.suites.suite_kinds import PreferenceSuite
 from selfimprove.suites.win_rate import WinRate, win_rate
 
@@ -94,6 +94,7 @@ def compare(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge, oppon
         failures,
         {"preference": figures},
         controlled.resampled if controlled else (),
+        answers=[_answer(item, ours, theirs, preferences[item.id]) for item in items],
     )
 
 
@@ -237,6 +238,12 @@ def length_controlled_change(before: Outcome, after: Outcome) -> dict[str, Any] 
     drawn = (np.asarray(after.resampled) - np.asarray(before.resampled)) / 100
     low, high = (float(end) for end in np.percentile(drawn, [2.5, 97.5]))
     return {"against": before.policy.name, "difference": new["value"] - old["value"], "low": low, "high": high}
+
+
+def _answer(item: Prompt, ours: Answers, theirs: Answers, value: float | None) -> Answer:
+    """Both outputs, as the browser shows them."""
+    why = "no judgement" if value is None else "" if ours.texts[item.id] else "prompt too long"
+    return Answer("\n\n".join(ours.texts[item.id]), why, {theirs.name: "\n\n".join(theirs.texts[item.id])})
 
 
 def _example(item: Prompt, ours: Answers, theirs: Answers, value: float | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from selfimprove.suites.dialogues import Answers, answer_items
 from selfimprove.suites.judge_questions import response_question
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough, with_interval
-from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.outcome import Answer, Outcome
 from selfimprove.suites.suite_kinds import RatingSuite
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def rate(loop: Inference, loaded: Loaded, policy: Policy, judge: Judge) -> Outco
         {"prompt too long": too_long} if too_long else {},
         {"rating": figures},
         bounds=bounds,
+        answers=[_answer(item, answers, asked) for item in items],
     )
 
 
@@ -89,6 +90,14 @@ def _by_turn(turns: Sequence[Sequence[Verdict]], bounds: tuple[float, float] | N
         if known:
             found[str(turn + 1)] = with_interval(mean_interval(known, bounds), len(known))
     return found
+
+
+def _answer(item: Prompt, answers: Answers, asked: Asked) -> Answer:
+    texts = answers.texts[item.id]
+    ids = [f"{item.id}|{turn + 1}" for turn in range(len(texts))]
+    lost = "" if len(texts) > len(item.later_turns) else "prompt too long"
+    why = next((why for id in ids if (why := asked.verdicts[id][1])), lost)
+    return Answer("\n\n".join(texts), why or "", {"the judge": "\n\n".join(asked.texts.get(id, "") for id in ids)})
 
 
 def _example(item: Prompt, answers: Answers, asked: Asked, value: float | None) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.artefacts import digest_of
 from selfimprove.data.sources import Prompt
 from selfimprove.errors import InputError
 from selfimprove.models.policy import Policy
+from selfimprove.report.samples import Sample, write_samples
 from selfimprove.suites.graded import correlation_change
 from selfimprove.suites.kind import Found, Loaded
 from selfimprove.suites.outcome import Outcome, paired_change
@@ -109,7 +112,10 @@ class Evaluator:
         earlier.append(outcome)
         if round == 0:
             initial.append(outcome)
-        self.loop.events.emit("evaluation", f"{suite.name}|{policy.name}|{policy.digest[:16]}|{round}", **figures)
+        id = f"{suite.name}|{policy.name}|{policy.digest[:16]}|{round}"
+        if outcome.answers:
+            write_samples(Path(self.loop.recipe.output), suite.name, policy.name, id, _samples(loaded.items, outcome))
+        self.loop.events.emit("evaluation", id, **figures)
         return figures
 
     def best(self) -> Policy | None:
@@ -141,6 +147,18 @@ def load_chosen(recipe: Recipe, choice: SuiteChoice | str) -> Loaded:
         return loaded
     most = recipe.evaluate_limit
     return replace(loaded, items=loaded.items[:most], pairs=loaded.pairs[:most])
+
+
+def _samples(items: Sequence[Prompt], outcome: Outcome) -> list[Sample]:
+    """Every item with its answer and what that is worth."""
+    found = []
+    for item, value, said in zip(items, outcome.values, outcome.answers, strict=True):
+        choices = "\n".join(f"- {one}" for one in item.choices or ())
+        turns = [*(one["content"] for one in item.messages), *item.later_turns, choices]
+        prompt = "\n\n".join(filter(None, turns))
+        reference = item.answer if item.answer is not None else "\n\n".join(item.references)
+        found.append(Sample(item.id, prompt, reference, item.group or "", said.text, value, said.why, dict(said.more)))
+    return found
 
 
 def _said(item: Prompt) -> list[str]:

@@ -31,7 +31,7 @@ from selfimprove.suites.corrections import (
 from selfimprove.suites.dialogues import draw_by_group, rendered_items
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.matches import require_enough
-from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.outcome import Answer, Outcome
 from selfimprove.suites.suite_kinds import SelfCorrection
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def correct(loop: Inference, loaded: Loaded, policy: Policy) -> Outcome:
     }
     failures = Counter(one.failure for one in turns[-1] if one.failure)
     more: dict[str, Any] = {"missing": missing} if missing else {}
-    return Outcome(policy, values, dict(failures), {"self_correction": figures, **more})
+    answers = [_answer(item, tried, feedback) for item, *tried in zip(items, *turns, strict=True)]
+    return Outcome(policy, values, dict(failures), {"self_correction": figures, **more}, answers=answers)
 
 
 def _asked(suite: SelfCorrection, item: Prompt) -> Prompt:
@@ -262,6 +263,17 @@ def _votes(
 
 def _tokens(responses: Iterable[Response]) -> int:
     return sum(len(one.ids) for one in responses)
+
+
+def _answer(item: Prompt, attempts: Sequence[Attempt], feedback: Sequence[Mapping[str, Response]]) -> Answer:
+    """The last attempt, beside those before it and the feedback on them."""
+    *before, last = attempts
+    more = {
+        f"turn {turn}, {one.failure or one.missing or ('right' if one.value else 'wrong')}": one.text or ""
+        for turn, one in enumerate(before, 1)
+    }
+    more |= {f"feedback on turn {turn}": one[item.id].text for turn, one in enumerate(feedback, 1) if item.id in one}
+    return Answer(last.text or "", last.failure or last.missing or "", more)
 
 
 def _examples(

@@ -29,6 +29,7 @@ from selfimprove.models.chat import end_of_turn_id
 from selfimprove.models.configuration import as_configured
 from selfimprove.models.loading import load_base
 from selfimprove.models.policy import Policy, model_digest, pick_device, tokenizer_folder
+from selfimprove.steps.worker import Latest
 from selfimprove.training.dropout import without_dropout
 from selfimprove.training.head import check_head
 from selfimprove.training.preference import PairCollator, PreferenceTrainer
@@ -45,6 +46,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, folder: Path, keep_at: dict[int, str], advance: Advance) -> None:
         self.folder, self.keep_at, self.advance = folder, keep_at, advance
         self.trainer: Any = None
+        self.latest = Latest(folder)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.accelerator.wait_for_everyone()  # every rank writes a part of a checkpoint
@@ -64,6 +66,9 @@ class Checkpoints(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss")
+        if loss is not None and state.is_world_process_zero and math.isfinite(float(loss)):
+            shown = {"loss": logs.get("loss_per_pair", loss), "margin": logs.get("rewards/margins")}
+            self.latest({name: float(value) for name, value in shown.items() if value is not None})
         if loss is not None and not math.isfinite(float(loss)):
             raise RunFailed(
                 f"the training loss became {loss} at optimizer step {state.global_step}; lower "
