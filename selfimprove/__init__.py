@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from selfimprove.recipe.recipe import Recipe, load_recipe
     from selfimprove.runs.execute import run
     from selfimprove.runs.results import Result
-    from selfimprove.steps.cost import Cost, Preview
+    from selfimprove.steps.cost import Dry, Preview, Tokens
     from selfimprove.steps.kind import StepKind
     from selfimprove.suites.kind import suite_kind
     from selfimprove.suites.outcome import Outcome
@@ -34,14 +34,14 @@ _WHERE = {
     "loop.record": ("Round",),
     "recipe.contract": ("Needs", "Options", "method", "task"),
     "recipe.judges": ("JudgeOptions", "Reward"),
-    "steps.cost": ("Cost", "Preview"),
+    "steps.cost": ("Dry", "Preview", "Tokens"),
     "steps.kind": ("StepKind",),
     "suites.kind": ("suite_kind",),
     "suites.outcome": ("Outcome",),
     "suites.suite_kinds": ("SuiteOptions",),
 }
 __all__ = [
-    "Cost",
+    "Dry",
     "JudgeOptions",
     "Judged",
     "Loop",
@@ -56,6 +56,7 @@ __all__ = [
     "Round",
     "StepKind",
     "SuiteOptions",
+    "Tokens",
     "Trained",
     "__version__",
     "load_recipe",

@@ -46,6 +46,12 @@ def judge_responses(
     finds wrong is right) and `format` (finished and not empty). `random` with a rate, given or measured of another
     judge on the same responses, scores 1 for so many finished responses of the round, wherever they are.
     """
+    return loop.scores_of(judge, responses, *_scores(loop, judge, responses, policy))
+
+
+def _scores(
+    loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy
+) -> tuple[Scores, dict[str, int]]:
     if judge.kind == "implicit_reward":
         assert loop.base_policy is not None
         now, initial = loop.log_probs(responses, policy), loop.log_probs(responses, loop.base_policy)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from selfimprove.judging.pairs import best_and_worst
-from selfimprove.methods.ranked import ranked_cost
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.judges import JudgeOptions
@@ -40,7 +39,7 @@ def _suits(recipe: Recipe, options: IterativeDpo) -> None:
         )
 
 
-@method(options=IterativeDpo, needs=Needs(prompts=True, responses=2), suits=_suits, cost=ranked_cost)
+@method(options=IterativeDpo, needs=Needs(prompts=True, responses=2), suits=_suits)
 def iterative_dpo(loop: Loop, options: IterativeDpo) -> Policy:
     """`dpo_reference: current` (the policy that sampled, as CREAM and SRLM do) or `initial` (the policy before
     round 1). The reward reference of the implicit reward is M0 in either case."""

@@ -25,9 +25,7 @@ from selfimprove.judging.rewarding import rewarded
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.judges import Reward
-from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import INSTRUCTION, Positive
-from selfimprove.steps.cost import PROBE, Cost, Data, Tokens
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
@@ -58,32 +56,11 @@ class Star(Options):
     most_per_prompt: Positive = 4
 
 
-def _cost(recipe: Recipe, options: Star) -> Cost:
-    return Cost(lambda data: _tokens(recipe, options, data), trains=("SFT",), each_round=1, second_turns=1)
-
-
-def _tokens(recipe: Recipe, options: Star, data: Data) -> Tokens:
-    """Every round: two attempts, and SFT on the traces that are kept, which are at most `most_per_prompt`."""
-    rows, rounds, between = data.rows, len(data.prompts), data.between
-    n, new = recipe.sampling.n, recipe.sampling.max_new_tokens
-    traces = min(n, options.most_per_prompt)
-    trace = sum(rows) + len(rows) * (2 * new + between)  # one of every prompt
-    return Tokens(
-        read=sum(rows) + n * (sum(rows) + len(rows) * (new + between)),
-        sampled=2 * len(rows) * n * new,
-        scored=2 * rounds * PROBE * trace / len(rows),
-        trained=recipe.sft.epochs * traces * trace,
-        policies=rounds + 1,
-    )
-
-
 @method(
     options=Star,
     needs=Needs(prompts=True, responses=2),
     defaults={"sampling.temperature": 1.0, "sampling.top_p": 1.0},
     turns=lambda options: (options.instruction,),
-    own_samples=lambda options: True,
-    cost=_cost,
 )
 def star(loop: Loop, options: Star) -> Policy:
     """Rounds of: draw traces of two turns, keep some, learn their second attempts.

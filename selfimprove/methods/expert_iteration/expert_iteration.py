@@ -33,7 +33,6 @@ from selfimprove.judging.judges import judge_responses, lenient_scores
 from selfimprove.judging.pairs import alike
 from selfimprove.loop.data import responses_of
 from selfimprove.methods.expert_iteration.acceptance import acceptance_figures
-from selfimprove.methods.expert_iteration.cost import cost
 from selfimprove.methods.expert_iteration.options import ExpertIteration
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, method
@@ -62,8 +61,6 @@ def _suits(recipe: Recipe, options: ExpertIteration) -> None:
     options=ExpertIteration,
     needs=Needs(prompts=True),
     suits=_suits,
-    own_samples=lambda options: not options.pairs,
-    cost=cost,
 )
 def expert_iteration(loop: Loop, options: ExpertIteration) -> Policy:
     """Every round: `sampling.n` responses a prompt from the current policy, a judge, and training from the base (or

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.methods.score.cost import cost, preview
 from selfimprove.methods.score.options import Score
+from selfimprove.methods.score.preview import preview
 from selfimprove.methods.score.run import probe, require_trainable, train_stage
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, method
@@ -64,7 +64,6 @@ def _suits(recipe: Recipe, options: Score) -> None:
     suits=_suits,
     turns=lambda options: (options.instruction,) if options.turns == 2 else (),
     preview=preview,
-    cost=cost,
 )
 def score(loop: Loop, options: Score) -> Policy:
     """Stage I, then Stage II, each a durable training step; a stage with 0 updates is left out."""

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.methods.self_judge.cost import cost, preview
 from selfimprove.methods.self_judge.learning import check_learnt, hold_out, say_where
 from selfimprove.methods.self_judge.options import SelfJudge
+from selfimprove.methods.self_judge.preview import preview
 from selfimprove.methods.self_judge.training import (
     agreement,
     find_rubric,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     defaults={"rounds": 1},
     prepare=prepare,
     preview=preview,
-    cost=cost,
 )
 def self_judge(loop: Loop, options: SelfJudge) -> Policy:
     """The judge of the last round; `judge/` in the run's folder is what others use."""
