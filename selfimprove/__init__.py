@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from selfimprove.runs.execute import run
     from selfimprove.runs.results import Result
     from selfimprove.sampling.sampler import Decoding, Request, Sampled, Sampler
-    from selfimprove.steps.cost import Cost, Preview
+    from selfimprove.steps.cost import Dry, Preview, Tokens
     from selfimprove.steps.kind import StepKind
     from selfimprove.suites.kind import suite_kind
     from selfimprove.suites.outcome import Outcome
@@ -40,15 +40,15 @@ _WHERE = {
     "recipe.contract": ("Needs", "Options", "method", "task"),
     "recipe.judge_kind": ("judge",),
     "recipe.judges": ("JudgeOptions", "Reward"),
-    "steps.cost": ("Cost", "Preview"),
+    "steps.cost": ("Dry", "Preview", "Tokens"),
     "steps.kind": ("StepKind",),
     "suites.kind": ("suite_kind",),
     "suites.outcome": ("Outcome",),
     "suites.suite_kinds": ("SuiteOptions",),
 }
 __all__ = [
-    "Cost",
     "Decoding",
+    "Dry",
     "JudgeOptions",
     "Judged",
     "Loop",
@@ -68,6 +68,7 @@ __all__ = [
     "Scores",
     "StepKind",
     "SuiteOptions",
+    "Tokens",
     "Trained",
     "__version__",
     "judge",

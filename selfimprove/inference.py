@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from selfimprove import gates
 from selfimprove.artefacts import Artefact, Store
-from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses
+from selfimprove.data.rows import LogProbs, RenderedPrompt, Response, Responses, Scores
 from selfimprove.errors import GateError, InputError
 from selfimprove.models.chat import OPENING, Message, accepted_turns, render_prompt, stop_ids
 from selfimprove.models.context import context_tokens
 from selfimprove.models.policy import Policy, adapter_rank, declared_ends, load_tokenizer, pick_device
 from selfimprove.models.thoughts import opens_thought, said
+from selfimprove.recipe.judges import JudgeOptions
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.registry import OURS, Code, code_at, find_code
 from selfimprove.report.events import EventLog
@@ -41,6 +42,7 @@ class Inference:
     """Durable steps over any policies. `base_policy` is the run's own model, None where there is none."""
 
     base_policy: Policy | None = None
+    dry = False  # whether steps only say what they would take: `loop/dry.py`
 
     def __init__(self, recipe: Recipe, store: Store, events: EventLog, progress: Progress) -> None:
         self.recipe, self.events, self.progress = recipe, events, progress
@@ -131,6 +133,12 @@ class Inference:
         return step_floor(
             request.step, request.options, request.inputs, made, policy.base, self.device, request.processes
         )
+
+    def scores_of(
+        self, judge: JudgeOptions, responses: Responses, scores: Scores, missing: dict[str, int]
+    ) -> tuple[Scores, dict[str, int]]:
+        """What a judge said of responses, as it is used."""
+        return scores, missing
 
     def draw(
         self,

@@ -56,3 +56,17 @@ def recipe_file(name: str) -> Path:
     close = difflib.get_close_matches(name, candidates, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
     raise InputError(f"{name}: no such file and no shipped recipe of this name; {hint}`selfimprove ls` lists them")
+
+
+def made_by(path: str) -> str:
+    """Which shipped recipe makes what a path of an earlier run means (`runs/x`, `runs/x/judge`), in words for the end
+    of a message; empty where none does."""
+    import yaml
+
+    for name, file in shipped_recipes().items():
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        output = str(recipe.get("output", "")) if isinstance(recipe, dict) else ""
+        if output and Path(path).is_relative_to(output):
+            short = name.split("/")[1]
+            return f"; `selfimprove run {short if recipe_file(short) == file else name}` makes it"
+    return ""

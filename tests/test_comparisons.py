@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import selfimprove
-from selfimprove.artefacts import read_rows
-from selfimprove.cli.check import with_rubric
+from selfimprove.artefacts import Store, read_rows
 from selfimprove.errors import InputError
 from selfimprove.judging import comparisons
 from selfimprove.judging.comparisons import won_shares
 from selfimprove.judging.rubric import load_rubric
+from selfimprove.loop.dry import walk
+from selfimprove.loop.loop import Loop
 from selfimprove.recipe.recipe import Recipe, load_recipe
+from selfimprove.report.events import EventLog
+from selfimprove.report.terminal import Progress
 from selfimprove.shipped import recipe_file, recipes_folder
-from selfimprove.steps.cost import Tokens
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -59,14 +62,20 @@ def _questions(step: Path) -> set[str]:
     return {row["prompt_id"] for row in read_rows(asked) if ">" in row["prompt_id"]} if asked.is_file() else set()
 
 
-def test_what_it_takes_is_estimated(tiny_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = tiny_recipe("iterative_dpo", sampling={"n": 3, "max_new_tokens": 10})
-    nothing, rows = Tokens(0, 0, 0, 0, 2), [20, 30]
-    pair = with_rubric(nothing, recipe, rows, load_rubric("pair-plain", []).options, 100)
-    assert (pair.read, pair.sampled, pair.scored) == (0, 0, 6 * (50 + 2 * (100 + 2 * 10)))
-    single = load_rubric("five-points", []).options
-    one = with_rubric(nothing, recipe, rows, single, 100)
-    assert (one.read, one.sampled, one.scored) == (3 * (50 + 2 * 110), 3 * 2 * single.max_new_tokens, 0)
+def test_what_it_takes_is_walked(tiny_recipe: MakeRecipe) -> None:
+    """Six ordered pairs of three responses are asked about, each question with both texts in it."""
+    recipe = tiny_recipe(
+        "iterative_dpo",
+        rounds=1,
+        data={"prompts_per_round": 4},
+        iterative_dpo={"sft": False, "judge": {"kind": "rubric", "rubric": "pair-plain"}},
+        evaluate=[],
+    )
+    quiet = Progress(Console(quiet=True))
+    loop = Loop(recipe, Store(Path(recipe.output) / "steps"), EventLog(Path(recipe.output), wait=True), quiet)
+    found = walk(loop)
+    (asked,) = [step.dry for step in found.steps if step.dry.plan and step.dry.plan.prompt > 200]
+    assert len({row["prompt_id"] for row in asked.rows}) == 4 * 6 and not found.unknown
 
 
 def test_the_shipped_recipe_reads_prompts_alone() -> None:

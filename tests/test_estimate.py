@@ -15,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from selfimprove.models import likelihood as scoring
 from selfimprove.models.policy import Policy
-from selfimprove.recipe.recipe import load_recipe
 from selfimprove.steps import memory as estimate
 from selfimprove.steps.memory import (
     GIB,
@@ -24,14 +23,13 @@ from selfimprove.steps.memory import (
     Plan,
     Shape,
     disk,
-    disk_of,
     dpo,
     layer_activations,
     loading,
-    peaks,
     plan_of,
     sft,
 )
+from selfimprove.steps.run import StepRequest
 
 ROOT = Path(__file__).parent.parent
 # 2 layers, hidden 8, 4 heads of 2 (2 for keys and values), MLP 16, vocabulary 10, embeddings apart.
@@ -154,24 +152,15 @@ def test_loading_and_disk_by_hand() -> None:
     assert disk(SMALL, replace(full, sharded=True), trainings=4).while_training == 3 * 16 * 1352
 
 
-def test_a_recipe_has_the_steps_of_its_method() -> None:
-    recipe = load_recipe("qwen2.5-0.5b-instruct/cream")
-    plan = plan_of(recipe, half=True, gpu=True, prompt=700, example=1024)
-    assert (plan.response, plan.micro_batch, plan.lora_rank, plan.checkpointing, plan.dropout) == (
-        256,
-        2,
-        16,
-        True,
-        False,
-    )
-    assert not plan_of(recipe, half=False, gpu=False, prompt=700, example=1024).checkpointing
-    assert list(peaks(SMALL, plan, recipe)) == ["sample", "score", "SFT", "DPO"]
-    assert disk_of(SMALL, plan, recipe, rounds=3) == disk(SMALL, plan, trainings=4, middle=True)
-    alone = load_recipe("qwen2.5-0.5b-instruct/sft-lora")
-    assert list(peaks(SMALL, plan, alone)) == ["sample", "score", "SFT"]
-    assert disk_of(SMALL, plan, alone, rounds=0) == disk(SMALL, plan, trainings=1)
-    sharded = plan_of(load_recipe("llama-3-8b-instruct/cream"), half=True, gpu=True, prompt=9, example=9, sharded=True)
-    assert (sharded.processes, sharded.micro_batch, sharded.lora_rank, sharded.sharded) == (8, 4, None, True)
+def test_a_plan_is_read_from_a_steps_request() -> None:
+    options = {"dtype": "bfloat16", "batch_size": 16, "lora": {"r": 16, "dropout": 0.05}}
+    execution = {"device": "cuda", "micro_batch_size": 4, "gradient_checkpointing": True}
+    request = StepRequest("dpo", "", options, {}, {}, 0, execution, processes=8)
+    plan = plan_of(request, prompt=700, response=256, n=5)
+    assert (plan.half, plan.gpu, plan.prompt, plan.response, plan.n) == (True, True, 700, 256, 5)
+    assert (plan.micro_batch, plan.lora_rank, plan.checkpointing, plan.dropout) == (2, 16, True, True)
+    whole = replace(request, options={"dtype": "float32", "lora": None}, execution={"device": "cpu"}, processes=1)
+    assert plan_of(whole, prompt=1, response=1) == Plan(half=False, gpu=False, prompt=1, response=1, example=0)
 
 
 def test_nothing_is_left_out_of_the_total() -> None:

@@ -13,20 +13,22 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_estimate import PLAN, SMALL
 
 import selfimprove
+from selfimprove.artefacts import Store
 from selfimprove.cli.check import check_recipe
 from selfimprove.errors import GateError, InputError, RunFailed
+from selfimprove.loop.dry import walk
 from selfimprove.loop.loop import Loop
 from selfimprove.methods.self_lengthen import texts as lengthening
 from selfimprove.methods.self_lengthen.cost import lengthening_calls, one_try
 from selfimprove.methods.self_lengthen.plan import Room
+from selfimprove.methods.self_lengthen.questions import extend
+from selfimprove.models.chat import render_prompt
 from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
 from selfimprove.shipped import shipped_suites
-from selfimprove.steps.cost import Tokens, tokens_of
-from selfimprove.steps.memory import disk, disk_of, peaks
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -104,19 +106,20 @@ def test_what_a_round_asks_for_by_hand(lengthen_recipe: MakeRecipe) -> None:
 
 
 def test_the_tokens_by_hand(lengthen_recipe: MakeRecipe) -> None:
-    recipe = one_try(lengthen_recipe(sft={"epochs": 2}, training={"max_length": 150}))
-    found = tokens_of(recipe, [[6, 8], [7, 10]], examples=0, between=50, gpu=False)
-    # A round: 2 prompts, 4 answers of 40, 4 texts of 26 + 40; 2 micro-iterations of 2 questions each.
+    recipe = one_try(lengthen_recipe(rounds=2, sft={"epochs": 2}, training={"max_length": 400}))
+    quiet = Progress(Console(quiet=True))
+    loop = Loop(recipe, Store(Path(recipe.output) / "steps"), EventLog(Path(recipe.output), wait=True), quiet)
+    instruction = max(len(prompt.prompt_ids) for prompts in loop.data.round_prompts for prompt in prompts)
+    about = instruction + len(render_prompt(loop.tokenizer, extend("", "")))
+    # A round: 4 prompts, 8 answers of 40, 8 texts of 26 + 40; 2 micro-iterations of 2 questions each.
     opening, text = 26, 66
-    enriched, extended = 50 + 10 + text // 2, 50 + 10 + text + opening
-    outlined = min(50 + 10 + 40 + text, 150)
-    assert found == Tokens(
-        read=2 * (4 * 10 + 16 * (enriched + extended) / 2),
-        sampled=2 * (4 + 16) * 40,
-        scored=5 * 2 * 8 * outlined,
-        trained=2 * 2 * (4 * (10 + text) + 4 * outlined + 4 * (10 + 40) + 4 * (10 + text)),
-        policies=4,
-    )
+    enriched, extended = min(about + text // 2, 512 - 40), min(about + text + opening, 512 - 40)
+    outlined, longer, answered = min(about + 40 + text, 400), instruction + text, instruction + 40
+    found = walk(loop).tokens()
+    assert found.sampled == 2 * (8 + 32) * 40
+    assert found.read == 2 * (8 * instruction + 16 * (enriched + extended))
+    # The last round's Extender has nothing left to extend, and is not trained.
+    assert found.trained == 2 * (2 * 8 * longer + 8 * outlined + 2 * 8 * (answered + longer))
 
 
 def test_the_estimate_is_of_the_methods_own_steps(
@@ -127,8 +130,6 @@ def test_the_estimate_is_of_the_methods_own_steps(
     assert "each round asks for 8 to 32 answers, 32 to 128 extensions: with one try, and with all tries" in text
     assert "question to the Extender for the whole text" in text and "(an answer, as it was sampled)" in text
     assert "time, if all passes at once" in text
-    assert list(peaks(SMALL, PLAN, recipe)) == ["sample", "score", "SFT"]
-    assert disk_of(SMALL, PLAN, recipe, rounds=2) == disk(SMALL, PLAN, 5)
 
 
 # ---- what is evaluated is never trained on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,14 @@ from test_estimate import HALF, PLAN, SMALL
 
 from selfimprove.cli.check import check_recipe
 from selfimprove.errors import InputError
+from selfimprove.methods.score.step import SCORE
+from selfimprove.models.chat import append_turn
+from selfimprove.models.policy import Policy, load_tokenizer
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.steps import memory as estimate
-from selfimprove.steps.cost import Tokens, tokens_of
-from selfimprove.steps.memory import CPU_MARGIN, GIB, Memory, Plan, disk, disk_of, loading, peaks, plan_of
+from selfimprove.steps.cost import Dry, Tokens
+from selfimprove.steps.memory import CPU_MARGIN, GIB, Plan, loading
+from selfimprove.steps.run import StepRequest
 
 MakeRecipe = Callable[..., Recipe]
 SHORT: dict[str, Any] = {"instruction": "Again.", "stage_one": {"updates": 3}, "stage_two": {"updates": 2}}
@@ -85,7 +90,7 @@ def test_what_score_cannot_train_is_refused_before_it_starts(made: MakeRecipe) -
 
 def test_the_estimate_is_of_the_methods_own_steps(made: MakeRecipe) -> None:
     score = shown(made())
-    assert "SCoRe stage" in row(score, "memory") and "DPO" not in row(score, "memory")
+    assert "SCoRe" in row(score, "memory") and "DPO" not in row(score, "memory")
     assert "SFT" not in row(score, "memory")
     star = shown(made("star"))
     assert "SFT" in row(star, "memory") and "DPO" not in row(star, "memory") and "SCoRe" not in row(star, "memory")
@@ -96,46 +101,39 @@ def test_the_estimate_is_of_the_methods_own_steps(made: MakeRecipe) -> None:
     assert scored > trained > 5 * 12 * (2 * 8 + len("Again."))
 
 
-PROMPTS = [[6, 8, 7, 7]]
+PROMPTS = [6, 8, 7, 7]
 
 
-def test_the_tokens_of_score_by_hand(made: MakeRecipe) -> None:
-    # 20 uses of prompts of 7 tokens on average, 60 samples of two attempts of 8, 5 between them.
-    found = tokens_of(made(), PROMPTS, examples=0, between=5, gpu=False)
-    probes = 3 * 4  # of the base and after both stages, of all four prompts, one sample each
-    row = 2 * 8 + 5
-    assert found == Tokens(
-        read=20 * 7 + probes * 7 + (60 + probes) * (7 + 8 + 5),
-        sampled=60 * 2 * 8 + probes * 2 * 8,
-        scored=20 * 7 + 60 * row + 4 * 8 * (7 + 8),  # a prompt is computed once; two stages' probes of the weights
-        trained=20 * 7 + 60 * row,
-        policies=3,
-    )
-    # On a GPU checkpointing is on, which shares no prompt; every pass goes through all samples again.
-    passes = made(score={"passes": 2, "clip_range": 0.2})
-    assert tokens_of(passes, PROMPTS, 0, 5, gpu=True).trained == 2 * 60 * (7 + row)
-    assert tokens_of(made(score={"share_prompt": False}), PROMPTS, 0, 5, gpu=False).trained == 60 * (7 + row)
-    assert tokens_of(passes, PROMPTS, 0, 5, gpu=False).sampled == found.sampled
+def stage(tiny_policy: Policy, **changes: Any) -> Dry:
+    """A stage of 5 updates of 12 samples, 3 of each of four prompts, as its step is asked for."""
+    options = {
+        **{"dtype": "float32", "batch_size": 12, "lora": {"r": 2, "dropout": 0.0}, "keep": "last", "updates": 5},
+        **{"n": 3, "first_attempts": 3, "max_new_tokens": 8, "turns": 2, "instruction": "Again.", "passes": 1},
+        **{"backend": "transformers"},
+    }
+    execution = {"device": "cpu", "share_prompt": "auto", "gradient_checkpointing": False}
+    options |= {name: value for name, value in changes.items() if name not in execution}
+    execution |= {name: value for name, value in changes.items() if name in execution}
+    rows = [{"prompt_ids": [1] * length} for length in PROMPTS]
+    found = SCORE.dry
+    assert found
+    return found(StepRequest("score", "", options, {"prompts": rows}, {"start": tiny_policy}, 0, execution))
 
 
-def test_one_turn_and_shared_first_attempts_sample_less(made: MakeRecipe) -> None:
-    two = tokens_of(made(), PROMPTS, 0, 5, gpu=False)
-    shared = tokens_of(made(score={"first_attempts": 1}), PROMPTS, 0, 5, gpu=False)
-    assert two.sampled - shared.sampled == 40 * 8 and two.trained == shared.trained
-    one = tokens_of(made(score={"turns": 1, "stage_one": {"updates": 0}}), PROMPTS, 0, 0, gpu=False)
-    assert (one.sampled, one.trained, one.policies) == (24 * 8 + 2 * 4 * 8, 8 * 7 + 24 * 8, 2)
-
-
-def test_the_tokens_of_star_by_hand(made: MakeRecipe) -> None:
-    found = tokens_of(made("star"), [[6, 8], [7, 7]], examples=0, between=5, gpu=False)
-    trace = 28 + 4 * (2 * 8 + 5)  # one of each of four prompts
-    assert found == Tokens(
-        read=28 + 3 * (28 + 4 * (8 + 5)),
-        sampled=4 * 3 * 2 * 8,
-        scored=2 * 2 * 8 * trace / 4,
-        trained=3 * trace,  # three attempts, so no more than three traces; one epoch
-        policies=3,
-    )
+def test_the_tokens_of_a_stage_by_hand(tiny_policy: Policy) -> None:
+    # 20 uses of prompts of 7 tokens on average, 60 samples of two attempts of 8, the instruction between them.
+    between = len(append_turn(load_tokenizer(tiny_policy), [], "Again."))
+    found, row = stage(tiny_policy).tokens, 2 * 8 + between
+    forward = 20 * 7 + 60 * row  # a prompt is computed once
+    assert found == Tokens(20 * 7 + 60 * (7 + 8 + between), 60 * 2 * 8, forward, forward)
+    # With checkpointing no prompt is shared; every pass goes through all samples again.
+    passes = stage(tiny_policy, passes=2, gradient_checkpointing=True).tokens
+    assert passes.trained == 2 * 60 * (7 + row) and passes.sampled == found.sampled
+    assert stage(tiny_policy, share_prompt=False).tokens.trained == 60 * (7 + row)
+    shared = stage(tiny_policy, first_attempts=1)
+    assert found.sampled - shared.tokens.sampled == 40 * 8 and shared.tokens.trained == found.trained
+    one = stage(tiny_policy, turns=1, instruction="").tokens
+    assert (one.sampled, one.trained) == (60 * 8, 20 * 7 + 60 * 8)
 
 
 def test_the_memory_of_a_stage_by_hand() -> None:
@@ -167,39 +165,28 @@ def test_a_stage_holds_its_sampler_beside_the_optimizer() -> None:
     assert estimate.sampling(SMALL, replace(TWO, seconds=6)).cache == 6 * 19 * 2 * 2 * 4 * 4
 
 
-def test_the_plan_is_read_from_the_recipe(made: MakeRecipe) -> None:
-    def plan(recipe: Recipe) -> Plan:
-        return plan_of(recipe, half=False, gpu=False, prompt=6, example=0, between=5)
+def test_the_plan_is_read_from_the_step(tiny_policy: Policy) -> None:
+    def plan(**changes: Any) -> Plan:
+        found = stage(tiny_policy, **changes).plan
+        assert found
+        return found
 
-    assert (plan(made()).seconds, plan(made()).between, plan(made()).reference) == (1, 5, False)
-    assert plan(made(score={"first_attempts": 1})).seconds == 3
-    assert plan(made(training={"lora": None})).reference
-    one = plan(made(score={"turns": 1, "stage_one": {"updates": 0}}))
-    assert (one.seconds, one.between, one.row) == (0, 0, 6 + 8)
-    traces = plan(made("star"))
-    assert traces.example == traces.row == 6 + 5 + 2 * 8 and not traces.reference
-    assert list(peaks(SMALL, traces, made("star"))) == ["sample", "score", "SFT"]
-    assert list(peaks(SMALL, plan(made()), made())) == ["sample", "score", "SCoRe stage"]
+    assert (plan().seconds, plan().prompt, plan().response, plan().reference) == (1, 8, 8, False)
+    assert plan(first_attempts=1).seconds == 3
+    assert plan(lora=None).reference
+    one = plan(turns=1, instruction="")
+    assert (one.seconds, one.between, one.row) == (0, 0, 8 + 8)
 
 
-def test_every_stage_and_every_round_leaves_a_policy(made: MakeRecipe) -> None:
-    plain = disk(SMALL, TWO, 2)
-    assert disk_of(SMALL, TWO, made(), rounds=1) == plain
-    kept = disk_of(SMALL, TWO, made(score={"keep": "highest_reward"}), rounds=1)
-    assert (kept.kept, kept.while_training) == (plain.kept, plain.while_training + plain.policy)
-    engine = disk_of(SMALL, TWO, made(sampling={"backend": "vllm"}), rounds=1)
-    assert engine.while_training == plain.while_training + plain.policy  # what the engine reads at every update
-    alone = made(score={"stage_one": {"updates": 0}})
-    assert disk_of(SMALL, TWO, alone, rounds=1) == disk(SMALL, TWO, 1)
-    assert disk_of(SMALL, TWO, made("star"), rounds=4) == disk(SMALL, TWO, 4)
+def test_what_stands_beside_a_stage_on_disk(tiny_policy: Policy) -> None:
+    assert (stage(tiny_policy).policies, stage(tiny_policy).beside) == (1, 0)
+    assert stage(tiny_policy, keep="highest_reward").beside == 1
+    assert stage(tiny_policy, backend="vllm").beside == 1  # what the engine reads at every update
 
 
 def test_the_peak_that_is_shown_is_the_formulas(made: MakeRecipe, tiny_model: Path) -> None:
-    recipe = made()
-    text = shown(recipe)
-    shape = estimate.Shape.read(tiny_model)
-    most: list[Memory] = list(
-        peaks(shape, plan_of(recipe, half=False, gpu=False, prompt=60, example=0, between=50), recipe).values()
-    )
-    expected = CPU_MARGIN * max(memory.total for memory in most) / GIB
+    text, shape = shown(made()), estimate.Shape.read(tiny_model)
+    plan = replace(PLAN, prompt=60, between=50, response=8, n=3, batch_tokens=16384, seconds=1, lora_rank=4)
+    expected = CPU_MARGIN * max(one(shape, plan).total for one in (estimate.sampling, estimate.score)) / GIB
     assert abs(float(row(text, "memory").split(" GB")[0]) - expected) < 0.1
+    assert re.match(r"needs .* at most, .* GB of memory, .* GB of disk: fits here", text)

@@ -97,6 +97,15 @@ def test_an_installed_method_and_its_step_are_used_by_name(tiny_recipe: MakeReci
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_strangers_step_that_says_nothing_is_no_guess(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:
+    from selfimprove.cli.check import check_recipe
+
+    console = Console(record=True, width=200, file=(tiny_data / "out.txt").open("w"))
+    check_recipe(values(tiny_recipe("cream"), "shortest"), console)
+    assert "step 'count_words' does not say what it takes (`dry=` of its StepKind)" in console.export_text()
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_strangers_section_is_as_strict_as_ours(tiny_recipe: MakeRecipe) -> None:
     with pytest.raises(InputError, match=r"unknown key `shortest\.word`; did you mean `words`"):
         values(tiny_recipe(), "shortest", shortest={"word": 5})
@@ -152,7 +161,7 @@ def test_the_pages_file_runs_with_resume_gates_evaluation_and_report(
     assert "the method changed since this run was last started" in console.export_text()
 
 
-def test_the_pages_file_goes_through_check_which_takes_no_other_methods_cost(
+def test_check_walks_the_pages_file_which_says_nothing_of_what_it_takes(
     tiny_recipe: MakeRecipe, tiny_data: Path
 ) -> None:
     from selfimprove.cli.check import check_recipe
@@ -161,9 +170,8 @@ def test_the_pages_file_goes_through_check_which_takes_no_other_methods_cost(
     console = Console(record=True, width=200, quiet=False, file=(tiny_data / "out.txt").open("w"))
     check_recipe(values(tiny_recipe("cream"), "my_method.py:best_of_n"), console)
     said = console.export_text()
-    assert (
-        "runs your code: my_method.py:best_of_n" in said and "does not say what it takes" in said and "DPO" not in said
-    )
+    assert said.startswith("needs ") and "runs your code: my_method.py:best_of_n" in said
+    assert "2 x SFT; 2 policies evaluated" in said and "DPO" not in said
 
 
 def test_a_function_without_the_decorator_is_explained(tiny_recipe: MakeRecipe, tiny_data: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.errors import InputError
+from selfimprove.shipped import made_by
 
 KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
 _CELL = 2**27  # characters; Python's csv stops at 131,072
@@ -36,7 +37,7 @@ def locate(path: str, search: Sequence[Path]) -> list[Path]:
             if found := sorted(one for one in Path(place.anchor).glob(pattern) if one.is_file()):
                 return found
     looked = dict.fromkeys(str(candidate) for candidate in tried)
-    raise InputError(f"data file {path!r} not found; looked for {', '.join(looked)}")
+    raise InputError(f"data file {path!r} not found{made_by(path)}; looked for {', '.join(looked)}")
 
 
 def _parts(folder: Path) -> list[Path]:

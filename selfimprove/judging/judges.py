@@ -33,7 +33,8 @@ def judge_responses(
     """
     verdicts = verdicts_of(loop, judge, responses, policy)
     missing = Counter(why for row in verdicts.values() for _, why in row if why)
-    return {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}, dict(missing)
+    scores: Scores = {prompt_id: [score for score, _ in row] for prompt_id, row in verdicts.items()}
+    return loop.scores_of(judge, responses, scores, dict(missing))
 
 
 def verdicts_of(loop: Inference, judge: JudgeOptions, responses: Responses, policy: Policy) -> dict[str, list[Verdict]]:

@@ -28,7 +28,7 @@ from selfimprove.judging.pairwise import label_preference, named_winner
 from selfimprove.models.chat import Message
 from selfimprove.models.thoughts import answer_of
 from selfimprove.recipe.strict_yaml import load_yaml
-from selfimprove.shipped import suites_folder
+from selfimprove.shipped import made_by, suites_folder
 
 # The end of a file's name (`prompt-turn-2.txt`), and what its prompt may and what it must hold.
 VARIANTS = ("", "turn-2", "reference", "reference-turn-2")
@@ -299,7 +299,7 @@ def load_rubric(name: str, search: Sequence[Path]) -> Rubric:
         close = difflib.get_close_matches(name, shipped, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(
-            f"rubric: no folder {name!r} with a rubric.yaml; {hint}shipped: {', '.join(shipped)}; "
+            f"rubric: no folder {name!r} with a rubric.yaml{made_by(name)}; {hint}shipped: {', '.join(shipped)}; "
             f"looked at {', '.join(map(str, places))}"
         )
     options = _options(folder / "rubric.yaml")

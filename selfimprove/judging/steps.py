@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import read_rows, write_rows
+from selfimprove.steps.cost import Dry
 from selfimprove.steps.kind import Advance, StepKind
+from selfimprove.steps.run import StepRequest
 from selfimprove.steps.shards import by_prompt, shard_of
 
 
@@ -119,9 +122,33 @@ def _rewards(folder: Path, task: dict[str, Any], shard: int, advance: Advance) -
     journal.unlink(missing_ok=True)
 
 
-REWARD_MODEL = StepKind(1, _reward_model, "texts", 64, "responses", "reward model")
-FUNCTION = StepKind(1, _function, "texts", 8, "responses", "judge function")
-ASK_SERVER = StepKind(1, _ask_server, "questions", None, "answers", "judging")
-VERIFY_MATH = StepKind(2, _verify_math, "rows", 64, "answers", "checking")
-VERIFY_CODE = StepKind(2, _verify_code, "rows", 64, "programs", "running programs")
-REWARDS = StepKind(2, _rewards, "texts", 64, "answers", "checking")
+def _dry_scores(request: StepRequest) -> Dry:
+    """A prompt's later responses are the better ones. Nothing of a reward model's or a function's time is known."""
+    rows = request.inputs["texts"]
+    return Dry(rows=[{**_place(row), "score": float(row["index"]), "missing": None} for row in rows])
+
+
+def _dry_values(request: StepRequest) -> Dry:
+    """The first half of a prompt's answers is wrong, the second right: of two attempts, those that come first."""
+    groups = by_prompt([dict(row) for row in next(iter(request.inputs.values()))])
+    found = [(row, float(2 * place >= len(group))) for group in groups for place, row in enumerate(group)]
+    return Dry(rows=[{**_place(row), "value": value, "failure": None, "missing": None} for row, value in found])
+
+
+def _dry_answers(request: StepRequest) -> Dry:
+    """A server's answers take nothing here."""
+    nothing = {"model": "", "text": "", "missing": None, "log_probs": None, "cut": False}
+    rows = request.inputs["questions"]
+    return Dry(rows=[{**_place(row), **nothing, "input_tokens": 0, "output_tokens": 0} for row in rows])
+
+
+def _place(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("prompt_id", "index") if name in row}
+
+
+REWARD_MODEL = StepKind(1, _reward_model, "texts", 64, "responses", "reward model", _dry_scores)
+FUNCTION = StepKind(1, _function, "texts", 8, "responses", "judge function", _dry_scores)
+ASK_SERVER = StepKind(1, _ask_server, "questions", None, "answers", "judging", _dry_answers)
+VERIFY_MATH = StepKind(2, _verify_math, "rows", 64, "answers", "checking", _dry_values)
+VERIFY_CODE = StepKind(2, _verify_code, "rows", 64, "programs", "running programs", _dry_values)
+REWARDS = StepKind(2, _rewards, "texts", 64, "answers", "checking", _dry_values)

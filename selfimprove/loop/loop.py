@@ -196,7 +196,7 @@ class Loop(Record):
         rows = [(e["prompt_ids"], e["response_ids"]) for e in examples]
         if sampled is not None:  # an answer may end with another stop token than the template's end of turn
             rows = [(prompt, [*ids[:-1], self.stops[0]] if ids[-1] in self.stops else ids) for prompt, ids in rows]
-        self.check(gates.rendering(self.tokenizer, rows, answers=True))
+        self.check_rendering(rows)
         if middle:
             options["keep_at"] = 0.5
         named: dict[str, Any] = {"role": role} if role else {}
@@ -205,6 +205,10 @@ class Loop(Record):
         self.check_moved(policy, trained, probe, self.log_probs(probe, policy), self.log_probs(probe, trained))
         half = made_policy(policy, artefact, f"{trained.name} half-way", middle=True) if middle else None
         return trained, half
+
+    def check_rendering(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """The gate `rendering` of (prompt ids, answer's ids)."""
+        self.check(gates.rendering(self.tokenizer, rows, answers=True))
 
     def sample(self, policy: Policy, prompts: Sequence[RenderedPrompt]) -> Responses:
         """N responses per prompt from `policy`, token for token."""

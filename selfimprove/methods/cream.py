@@ -29,7 +29,6 @@ from selfimprove.judging.judges import ranking_of
 from selfimprove.judging.likelihoods import implicit_reward, mean_log_likelihood
 from selfimprove.judging.pairs import best_and_worst, softened
 from selfimprove.loop.round_parts import ROUND_PARTS
-from selfimprove.methods.ranked import ranked_cost
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.sections import Share
@@ -62,7 +61,6 @@ _STANDS_IN = {"likelihood": "M0's likelihood per token", "sft_middle": "M1 half-
     options=Cream,
     needs=Needs(seed=True, prompts=True, responses=2),
     reads=("judge",),
-    cost=lambda recipe, options: ranked_cost(recipe, options, middle=options.first_round == "sft_middle"),
     report=ROUND_PARTS,
 )
 def cream(loop: Loop, options: Cream) -> Policy:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfimprove.loop.data import responses_of
-from selfimprove.methods.ranked import dpo_cost
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, method
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-@method(needs=Needs(pairs=True), cost=dpo_cost)
+@method(needs=Needs(pairs=True))
 def dpo(loop: Loop, options: None) -> Policy:
     """One DPO stage on `data.pairs`; the loss reference is the given model, scored once before training."""
     base = loop.base_policy

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from selfimprove.judging.pairs import best_and_worst
 from selfimprove.loop.round_parts import ROUND_PARTS
-from selfimprove.methods.ranked import ranked_cost
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.judges import JudgeOptions
@@ -45,13 +44,7 @@ def _suits(recipe: Recipe, options: IterativeDpo) -> None:
         )
 
 
-@method(
-    options=IterativeDpo,
-    needs=Needs(prompts=True, responses=2),
-    suits=_suits,
-    cost=ranked_cost,
-    report=ROUND_PARTS,
-)
+@method(options=IterativeDpo, needs=Needs(prompts=True, responses=2), suits=_suits, report=ROUND_PARTS)
 def iterative_dpo(loop: Loop, options: IterativeDpo) -> Policy:
     """`dpo_reference: current` (the policy that sampled, as CREAM and SRLM do) or `initial` (the policy before
     round 1). The reward reference of the implicit reward is M0 in either case."""

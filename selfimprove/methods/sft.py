@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.methods.ranked import sft_cost
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, method
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-@method(needs=Needs(seed=True), leaves=("sft",), cost=sft_cost)
+@method(needs=Needs(seed=True), leaves=("sft",))
 def sft(loop: Loop, options: None) -> Policy:
     """Cross-entropy on the response tokens of `data.seed`; prompt and padding are never trained."""
     base = loop.base_policy

@@ -20,8 +20,6 @@ from selfimprove.errors import RunFailed
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.judges import JudgeOptions
-from selfimprove.recipe.recipe import Recipe
-from selfimprove.steps.cost import PROBE, Cost, Data, Tokens
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
@@ -34,25 +32,10 @@ class Sharpening(Options):
     """The self-reward by which the best of a prompt's draws is kept, given by the frozen base."""
 
 
-def _cost(recipe: Recipe, options: Sharpening) -> Cost:
-    """A training a round; likelihoods of all draws under the base."""
-
-    def tokens(data: Data) -> Tokens:
-        rows, n, new = data.rows, recipe.sampling.n, recipe.sampling.max_new_tokens
-        drawn = n * (sum(rows) + len(rows) * new)
-        kept = sum(rows) + len(rows) * new
-        scored = drawn + 2 * len(data.prompts) * PROBE * kept / len(rows)
-        return Tokens(sum(rows), n * len(rows) * new, scored, recipe.sft.epochs * kept, len(data.prompts) + 1)
-
-    return Cost(tokens, trains=("SFT",), each_round=1)
-
-
 @method(
     options=Sharpening,
     needs=Needs(prompts=True, responses=2),
     defaults={"sampling.temperature": 1.0, "sampling.top_p": 1.0},
-    own_samples=lambda options: True,
-    cost=_cost,
 )
 def sharpening(loop: Loop, options: Sharpening) -> Policy:
     """The SFT form. Returns the last round's policy, or the best by development accuracy."""

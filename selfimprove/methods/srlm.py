@@ -11,7 +11,6 @@ from selfimprove.judging.judges import ranking_of
 from selfimprove.judging.likelihoods import implicit_reward
 from selfimprove.judging.pairs import best_and_worst
 from selfimprove.loop.round_parts import ROUND_PARTS
-from selfimprove.methods.ranked import ranked_cost
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, method
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-@method(needs=Needs(seed=True, prompts=True, responses=2), reads=("judge",), cost=ranked_cost, report=ROUND_PARTS)
+@method(needs=Needs(seed=True, prompts=True, responses=2), reads=("judge",), report=ROUND_PARTS)
 def srlm(loop: Loop, options: None) -> Policy:
     """Rounds of plain DPO on pairs ranked by the policy itself. From round 2 on, the agreement with the previous
     model is measured and reported, and not used."""

@@ -25,13 +25,11 @@ from selfimprove.judging.rewarding import rewarded
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, Options, method
 from selfimprove.recipe.judges import Reward
-from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import INSTRUCTION, Positive
 from selfimprove.report.events import Event
 from selfimprove.report.part import Part
 from selfimprove.report.summary import of_kind
 from selfimprove.report.table import Col, Table, count, counts
-from selfimprove.steps.cost import PROBE, Cost, Data, Tokens
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
@@ -86,32 +84,11 @@ def traces_part(events: Sequence[Event]) -> Part:
     )
 
 
-def _cost(recipe: Recipe, options: Star) -> Cost:
-    return Cost(lambda data: _tokens(recipe, options, data), trains=("SFT",), each_round=1, second_turns=1)
-
-
-def _tokens(recipe: Recipe, options: Star, data: Data) -> Tokens:
-    """Every round: two attempts, and SFT on the traces that are kept, which are at most `most_per_prompt`."""
-    rows, rounds, between = data.rows, len(data.prompts), data.between
-    n, new = recipe.sampling.n, recipe.sampling.max_new_tokens
-    traces = min(n, options.most_per_prompt)
-    trace = sum(rows) + len(rows) * (2 * new + between)  # one of every prompt
-    return Tokens(
-        read=sum(rows) + n * (sum(rows) + len(rows) * (new + between)),
-        sampled=2 * len(rows) * n * new,
-        scored=2 * rounds * PROBE * trace / len(rows),
-        trained=recipe.sft.epochs * traces * trace,
-        policies=rounds + 1,
-    )
-
-
 @method(
     options=Star,
     needs=Needs(prompts=True, responses=2),
     defaults={"sampling.temperature": 1.0, "sampling.top_p": 1.0},
     turns=lambda options: (options.instruction,),
-    own_samples=lambda options: True,
-    cost=_cost,
     report=(traces_part,),
 )
 def star(loop: Loop, options: Star) -> Policy:

@@ -22,6 +22,7 @@ from selfimprove.models.policy import (
     portable_name,
     tokenizer_folder,
 )
+from selfimprove.shipped import made_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +130,11 @@ def _locate(model: str) -> tuple[Path, Path | None]:
             )
         return folder, None
     if model.startswith("runs/"):  # never the hub's: a run that is not there yet
-        raise InputError(f"model: no run {model!r} here{_made_by(model)}")
+        made = (
+            made_by(model.partition("@")[0])
+            or "; give the folder of a finished run (`selfimprove run RECIPE` makes one)"
+        )
+        raise InputError(f"model: no run {model!r} here{made}")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise InputError(f"model: no folder {model!r}, and not a built-in ({', '.join(BUILTINS)}) or hub id (org/name)")
     from huggingface_hub import snapshot_download
@@ -164,21 +169,6 @@ def _policy_of_run(model: str) -> str | None:
         return str(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["model"])
     have = sorted(path.name for path in (run / "policies").glob("*") if path.is_dir())
     raise InputError(f"model: {place} has no policy {name or 'final'!r}; it has: {', '.join(have) or 'none'}")
-
-
-def _made_by(model: str) -> str:
-    """Which shipped recipe makes a run, in words for the end of a message."""
-    import yaml
-
-    from selfimprove.shipped import recipe_file, shipped_recipes
-
-    run = model.partition("@")[0].rstrip("/")
-    for name, file in shipped_recipes().items():
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(recipe, dict) and str(recipe.get("output", "")).rstrip("/") == run:
-            short = name.split("/")[1]
-            return f"; `selfimprove run {short if recipe_file(short) == file else name}` makes it"
-    return "; give the folder of a finished run (`selfimprove run RECIPE` makes one)"
 
 
 def policies_of_run(run: Path) -> list[str]:

@@ -69,7 +69,6 @@ class Method:
     cost: Callable[[Any, Any], Any] | None = None
     over: Literal["loop", "inference"] = "loop"
     trains: bool = True
-    own_samples: Callable[[Any], bool] | None = None
     report: tuple[Maker, ...] = ()
 
     def __call__(self, loop: Any, *found: Any) -> Any:
@@ -89,7 +88,6 @@ def method(
     turns: Callable[[Any], Sequence[str]] | None = None,
     preview: Callable[[Any, Any], Any] | None = None,
     cost: Callable[[Any, Any], Any] | None = None,
-    own_samples: Callable[[Any], bool] | None = None,
     report: Sequence[Maker] = (),
 ) -> Callable[[Callable[..., Any]], Method]:
     """Makes a function `(loop, options) -> Policy` a method of its name.
@@ -106,8 +104,8 @@ def method(
             it a recipe's text does not show. Raises InputError.
         turns: the user's turns that follow an answer, by the options: room is kept for them and another answer.
         preview: `(loop, options) -> Preview`, for `selfimprove check`.
-        cost: `(loop, options) -> Cost`: what a run takes, for `selfimprove check`, which otherwise gives no estimate.
-        own_samples: whether its SFT is on the policy's own samples, by the options.
+        cost: `(loop, options)`: what `selfimprove check` walks through in the method's place (`loop/dry.py`), where
+            the texts themselves decide what it does.
         report: `(events) -> Part` each: what the report shows of it (`selfimprove/report/part.py`).
     """
 
@@ -126,7 +124,6 @@ def method(
             turns,
             preview,
             cost,
-            own_samples=own_samples,
             report=tuple(report),
         )
 
@@ -141,7 +138,6 @@ def task(
     suits: Callable[[Any, Any], None] | None = None,
     check: Callable[[Any, Any], Any] | None = None,
     prepare: Callable[[Any, Any], Any] | None = None,
-    cost: Callable[[Any, Any], Any] | None = None,
     report: Sequence[Maker] = (),
     over: Literal["loop", "inference"] = "inference",
 ) -> Callable[[Callable[..., Any]], Method]:
@@ -162,7 +158,6 @@ def task(
             suits=suits,
             check=check,
             prepare=prepare,
-            cost=cost,
             report=tuple(report),
             over=over,
             trains=False,

@@ -147,12 +147,6 @@ class Recipe(Strict):
         return Opening(self.trust_remote_code, self.chat_template_kwargs)
 
     @property
-    def trains_samples(self) -> bool:
-        """Whether its SFT is on the policy's own samples."""
-        own = self.contract.own_samples
-        return bool(own and own(self.options))
-
-    @property
     def oracle(self) -> bool:
         """Whether true labels decide what is trained, under that name."""
         judge = self.ranked_by()

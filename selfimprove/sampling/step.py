@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import read_rows, write_rows
+from selfimprove.models.policy import load_tokenizer
 from selfimprove.registry import OURS, said_with_place
+from selfimprove.steps.cost import Dry, Tokens, dry_log_prob
 from selfimprove.steps.kind import Advance, StepKind
+from selfimprove.steps.memory import plan_of, sampling
+from selfimprove.steps.run import StepRequest
 from selfimprove.steps.shards import refuse_non_finite, shard_of
 
 
@@ -49,4 +53,35 @@ def _sample(folder: Path, task: dict[str, Any], shard: int, advance: Advance) ->
     (folder / "journal.jsonl").unlink(missing_ok=True)  # a server's answers, until their shard is whole
 
 
-SAMPLE = StepKind(1, _sample, "prompts", 64, "responses", "sampling")
+def _dry(request: StepRequest) -> Dry:
+    """Responses of all their tokens, each its own number and then one word again and again, with its end."""
+    options, policy, prompts = request.options, request.policies["policy"], request.inputs["prompts"]
+    new, n, tokenizer = options["max_new_tokens"], options["n"], load_tokenizer(request.policies["policy"])
+    (*_, word), end = tokenizer(" text", add_special_tokens=False)["input_ids"], options["stop_ids"][:1]
+    drawn = []
+    for index in range(n):
+        number = tokenizer(str(index + 1), add_special_tokens=False)["input_ids"]
+        ids = [*number, *[word] * new][: new - 1] + end if new > 1 else number[-1:]
+        drawn.append((index, tuple(ids), tokenizer.decode(ids, skip_special_tokens=True)))
+    rows = [
+        {
+            "prompt_id": one["prompt_id"],
+            "index": index,
+            "ids": ids,
+            "finish": "stop",
+            "log_prob": dry_log_prob(policy, one["prompt_id"], index, new),
+            "text": text,
+        }
+        for one in prompts
+        for index, ids, text in drawn
+    ]
+    lengths = [len(one["prompt_ids"]) for one in prompts]
+    return Dry(
+        Tokens(read=sum(lengths), sampled=n * new * len(prompts)),
+        rows,
+        plan_of(request, prompt=max(lengths, default=0), response=new, n=n),
+        sampling,
+    )
+
+
+SAMPLE = StepKind(1, _sample, "prompts", 64, "responses", "sampling", _dry)

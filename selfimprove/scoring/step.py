@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfimprove.artefacts import read_rows, write_rows
+from selfimprove.steps.cost import Dry, Tokens, dry_log_prob
 from selfimprove.steps.kind import Advance, StepKind
+from selfimprove.steps.memory import plan_of, scoring
+from selfimprove.steps.run import StepRequest
 from selfimprove.steps.shards import by_prompt, refuse_non_finite, shard_of
 
 
@@ -48,4 +52,25 @@ def _log_probs(folder: Path, task: dict[str, Any], shard: int, advance: Advance)
     write_rows(folder / f"rows-{shard:05d}.arrow", rows)
 
 
-LOG_PROBS = StepKind(1, _log_probs, "responses", 64, "responses", "scoring")
+def _dry(request: StepRequest) -> Dry:
+    """Every prompt once, and its responses."""
+    policy, groups = request.policies["policy"], by_prompt([dict(row) for row in request.inputs["responses"]])
+    rows = [
+        {
+            "prompt_id": row["prompt_id"],
+            "index": row["index"],
+            "log_prob": dry_log_prob(policy, row["prompt_id"], row["index"], len(row["ids"])),
+            "tokens": len(row["ids"]),
+        }
+        for group in groups
+        for row in group
+    ]
+    prompts, responses = [len(group[0]["prompt_ids"]) for group in groups], [row["tokens"] for row in rows]
+    prompt, response = max(prompts, default=0), max(responses, default=0)
+    plan = plan_of(request, prompt=prompt, response=response, n=max(map(len, groups), default=0))
+    # A few rows, such as a probe of the weights, fill no batch.
+    plan = replace(plan, batch_tokens=min(plan.batch_tokens, len(rows) * (prompt + response)))
+    return Dry(Tokens(scored=sum(prompts) + sum(responses)), rows, plan, scoring)
+
+
+LOG_PROBS = StepKind(1, _log_probs, "responses", 64, "responses", "scoring", _dry)

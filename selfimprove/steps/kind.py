@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfimprove.registry import find, names
+
+if TYPE_CHECKING:
+    from selfimprove.steps.cost import Dry
+    from selfimprove.steps.run import StepRequest
 
 Advance = Callable[[int], None]
 
@@ -18,7 +22,8 @@ class StepKind:
 
     `version` goes up when its result can change; `input_name` is the input that is cut into equal shards of at most
     `shard_groups` prompts (None: one piece); `unit`: of what progress is told; `purpose`: what the report calls its
-    time, by default its name.
+    time, by default its name. `dry(request)`: what it would make and take, for `selfimprove check`; without it no
+    estimate is given of a method that has such a step.
     """
 
     version: int
@@ -27,6 +32,7 @@ class StepKind:
     shard_groups: int | None
     unit: str
     purpose: str = ""
+    dry: Callable[[StepRequest], Dry] | None = None
 
 
 def step_kind(name: str) -> StepKind:

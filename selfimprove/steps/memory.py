@@ -13,10 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from selfimprove.steps.cost import cost_of
-
 if TYPE_CHECKING:
-    from selfimprove.recipe.recipe import Recipe
+    from selfimprove.steps.run import StepRequest
 
 GIB = 2**30
 # Python, torch, Transformers and TRL themselves: 0.9 GB of main memory, or a GPU's context and workspaces.
@@ -311,66 +309,25 @@ def disk(shape: Shape, plan: Plan, trainings: int, middle: bool = False) -> Disk
     return Disk(policy, policy * (trainings + middle), _CHECKPOINTS * checkpoint)
 
 
-def plan_of(
-    recipe: Recipe,
-    *,
-    half: bool,
-    gpu: bool,
-    prompt: int,
-    example: int,
-    response: int | None = None,
-    sharded: bool = False,
-    between: int = 0,
-) -> Plan:
-    """How a recipe does its work. `prompt`, `example`, `response`: tokens of its longest ones (a response has at most
-    sampling.max_new_tokens where none are given); `between`: those of the instruction's turn; `sharded`: its accelerate
-    file's type is FSDP or DEEPSPEED."""
-    training, sampling = recipe.training, recipe.sampling
-    checkpointing = training.gradient_checkpointing
-    cost = cost_of(recipe)
-    seconds = cost.second_turns
+def plan_of(request: StepRequest, *, prompt: int, response: int, example: int = 0, **more: Any) -> Plan:
+    """How a step does its work. `prompt`, `response`, `example`: tokens of its longest ones; `more`: what else of a
+    `Plan` its kind knows."""
+    options, execution = request.options, request.execution
+    lora = options.get("lora")
     plan = Plan(
-        half=half,
-        gpu=gpu,
+        half=options["dtype"] == "bfloat16",
+        gpu=execution["device"] != "cpu",
         prompt=prompt,
-        response=response or sampling.max_new_tokens,
+        response=response,
         example=example,
-        n=cost.at_once or sampling.n,
-        batch_tokens=sampling.batch_tokens,
-        micro_batch=min(training.micro_batch_size, max(1, training.batch_size // training.processes)),
-        lora_rank=training.lora.r if training.lora else None,
-        dropout=bool(training.lora and training.lora.dropout),
-        checkpointing=gpu if checkpointing == "auto" else checkpointing,
-        processes=training.processes,
-        sharded=sharded,
-        seconds=seconds,
-        between=between if seconds else 0,
-        reference=cost.reference,
+        batch_tokens=execution.get("batch_tokens", Plan.batch_tokens),
+        micro_batch=min(
+            execution.get("micro_batch_size", Plan.micro_batch),
+            max(1, options.get("batch_size", Plan.micro_batch) // request.processes),
+        ),
+        lora_rank=lora["r"] if lora else None,
+        dropout=bool(lora and lora["dropout"]),
+        checkpointing=execution.get("gradient_checkpointing", False),
+        processes=request.processes,
     )
-    if cost.questions:
-        question = min(prompt + between + 2 * plan.response, training.max_length)
-        return replace(plan, example=question, micro_batch=2 * plan.micro_batch)
-    return replace(plan, example=plan.row) if recipe.trains_samples else plan
-
-
-def peaks(shape: Shape, plan: Plan, recipe: Recipe) -> dict[str, Memory]:
-    """What each kind of step of a recipe holds at its peak, by the step's name."""
-    cost, of = cost_of(recipe), {"SFT": sft, "DPO": dpo, "SCoRe stage": score, "judge": sft}
-    found = {"sample": sampling(shape, plan)} if cost.samples else {}
-    if cost.scores:
-        found["score"] = scoring(shape, plan)
-    return found | {name: of[name](shape, plan) for name in cost.trains}
-
-
-def disk_of(shape: Shape, plan: Plan, recipe: Recipe, rounds: int) -> Disk:
-    """Disk of a recipe's run of so many rounds."""
-    cost = cost_of(recipe)
-    trainings = cost.each_round * rounds + cost.once
-    if not trainings:
-        return Disk(0, 0, 0)
-    found = disk(shape, plan, trainings, cost.middle)
-    return replace(
-        found,
-        kept=found.kept + cost.kept_more * found.policy,
-        while_training=found.while_training + cost.while_training_more * found.policy,
-    )
+    return replace(plan, **more)

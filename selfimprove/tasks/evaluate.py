@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING
 
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.contract import Needs, task
-from selfimprove.recipe.recipe import Recipe
-from selfimprove.steps.cost import Cost, Tokens
 
 if TYPE_CHECKING:
     from selfimprove.loop.loop import Loop
 
 
-def _cost(recipe: Recipe, options: None) -> Cost:
-    policies = 1 + len(recipe.policies)
-    return Cost(lambda data: Tokens(0, 0, 0, 0, policies), trains=(), scores=False)
-
-
-@task(needs=Needs(suites=True), reads=("policies",), cost=_cost, over="loop")
+@task(needs=Needs(suites=True), reads=("policies",), over="loop")
 def evaluate(loop: Loop, options: None) -> Policy:
     """Evaluates the given model, then those under `policies`, each compared with the first; returns the first."""
     for place, policy in enumerate(loop.measured):

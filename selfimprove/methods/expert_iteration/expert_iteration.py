@@ -33,7 +33,6 @@ from selfimprove.judging.judges import judge_responses, lenient_scores
 from selfimprove.judging.pairs import alike
 from selfimprove.loop.data import responses_of
 from selfimprove.methods.expert_iteration.acceptance import acceptance_figures
-from selfimprove.methods.expert_iteration.cost import cost
 from selfimprove.methods.expert_iteration.options import ExpertIteration
 from selfimprove.methods.expert_iteration.report import acceptance_part
 from selfimprove.models.policy import Policy
@@ -63,8 +62,6 @@ def _suits(recipe: Recipe, options: ExpertIteration) -> None:
     options=ExpertIteration,
     needs=Needs(prompts=True),
     suits=_suits,
-    own_samples=lambda options: not options.pairs,
-    cost=cost,
     report=(acceptance_part,),
 )
 def expert_iteration(loop: Loop, options: ExpertIteration) -> Policy:

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.methods.score.cost import cost, preview
 from selfimprove.methods.score.options import Score
+from selfimprove.methods.score.preview import preview
 from selfimprove.methods.score.report import training_part
 from selfimprove.methods.score.run import probe, require_trainable, train_stage
 from selfimprove.models.policy import Policy
@@ -65,7 +65,6 @@ def _suits(recipe: Recipe, options: Score) -> None:
     suits=_suits,
     turns=lambda options: (options.instruction,) if options.turns == 2 else (),
     preview=preview,
-    cost=cost,
     report=(training_part,),
 )
 def score(loop: Loop, options: Score) -> Policy:

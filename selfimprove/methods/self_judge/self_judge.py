@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfimprove.methods.self_judge.cost import cost, preview
 from selfimprove.methods.self_judge.learning import check_learnt, hold_out, say_where
 from selfimprove.methods.self_judge.options import SelfJudge
+from selfimprove.methods.self_judge.preview import preview
 from selfimprove.methods.self_judge.report import judge_part
 from selfimprove.methods.self_judge.training import (
     agreement,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     defaults={"rounds": 1},
     prepare=prepare,
     preview=preview,
-    cost=cost,
     report=(judge_part,),
 )
 def self_judge(loop: Loop, options: SelfJudge) -> Policy:

@@ -2,31 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from selfimprove.data.rows import RenderedPrompt
+from selfimprove.loop.data import seed_responses
 from selfimprove.methods.self_lengthen.options import SelfLengthen
 from selfimprove.methods.self_lengthen.plan import lengthening_room
 from selfimprove.methods.self_lengthen.questions import extend
 from selfimprove.models.chat import render_prompt
+from selfimprove.models.policy import Policy
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.steps.cost import PROBE, Cost, Data, Preview, Tokens
+from selfimprove.steps.cost import Preview
+
+if TYPE_CHECKING:
+    from selfimprove.loop.dry import DryLoop
+
+# Examples whose log-probs tell that a training changed something.
+_PROBE = 8
 
 
-def cost(recipe: Recipe, options: SelfLengthen) -> Cost:
-    """Two policies a round, and the final one."""
-    return Cost(lambda data: _tokens(recipe, options, data), trains=("SFT",), each_round=2, once=1, at_once=1)
+def cost(loop: DryLoop, options: SelfLengthen) -> Policy:
+    """The method with all its tries (`lengthening_calls`), as its texts would decide. A new instruction is taken to be
+    as long as the longest prompt, a forced beginning to be two thirds of an answer."""
+    base = generator = extender = loop.base_policy
+    recipe, new = loop.recipe, loop.recipe.sampling.max_new_tokens
+    instruction = max(len(prompt.prompt_ids) for prompts in loop.data.round_prompts for prompt in prompts)
+    about = instruction + len(render_prompt(loop.tokenizer, extend("", "")))
+    opening = 2 * new // 3
+    text = opening + new
+    answer, longer, outlined = (instruction, new), (instruction, text), (about + new, text)
+    loop.evaluate(base)
+    texts = 0
+    for round in loop.rounds():
+        calls = lengthening_calls(recipe, len(round.prompts))
+        texts += calls.texts
+        _new_instructions(loop, base, calls.instructions, instruction)
+        _draw(loop, generator, calls.answers, instruction, new)
+        _draw(loop, extender, calls.extensions // 2, about + text // 2, new)
+        _draw(loop, extender, calls.extensions // 2, about + text + opening, new)
+        generator = _learn(loop, generator, calls.texts, longer)
+        if round.number < recipe.rounds:
+            extender = _learn(loop, extender, calls.texts, outlined)
+        loop.evaluate(generator, round)
+    if options.instructions:
+        _new_instructions(loop, base, options.collect * options.instruct_tries, instruction)
+    _draw(loop, generator, options.collect * options.initial * options.initial_tries, instruction, new)
+    final = _learn(loop, base, texts // options.extensions, answer, *[longer] * options.extensions)
+    loop.evaluate(final)
+    return final
+
+
+def _new_instructions(loop: DryLoop, policy: Policy, count: int, length: int) -> None:
+    """So many, each from two that are shown, and whether it is suitable."""
+    _draw(loop, policy, count, 3 * length, loop.recipe.sampling.max_new_tokens)
+    _draw(loop, policy, count, length, 4)
+
+
+def _draw(loop: DryLoop, policy: Policy, count: int, prompt: int, new: int) -> None:
+    """So many answers to prompts of so many tokens."""
+    if count:
+        ids = (loop.stops[0],) * min(prompt, lengthening_room(loop).context - new)
+        with loop.times(count):
+            asked = [RenderedPrompt(f"asked {len(loop.walked.steps)}", ids, "")]  # no two are one step
+            loop.draw(policy, asked, "texts", n=1, temperature=1.0, top_p=1.0, max_new_tokens=new)
+
+
+def _learn(loop: DryLoop, start: Policy, count: int, *lengths: tuple[int, int]) -> Policy:
+    """SFT on so many times an example of each of these lengths (question, answer), and the probe of its weights."""
+    most, token = loop.data.room, loop.stops[0]
+    rows = [
+        {"prompt_ids": [token] * min(asked, most - 1), "response_ids": [token] * max(1, min(said, most - asked))}
+        for asked, said in lengths
+    ]
+    with loop.times(count):
+        trained, _ = loop.train("sft", start, loop.training_options("sft"), "examples", rows)
+    probe = seed_responses([max(rows, key=lambda row: len(row["prompt_ids"]))] * _PROBE)
+    for policy in (start, trained):
+        loop.log_probs(probe, policy)
+    return trained
 
 
 def preview(loop: Any, options: SelfLengthen) -> Preview:
     """How often each round asks, and the question to the Extender."""
-    recipe, first, room = loop.recipe, loop.data.round_prompts[0][0], lengthening_room(loop)
+    recipe, first = loop.recipe, loop.data.round_prompts[0][0]
     asked = render_prompt(loop.tokenizer, extend(first.text, "(an answer, as it was sampled)"))
     return Preview(
         lines=[_calls(recipe, len(loop.data.round_prompts[0]))],
         examples=[("question to the Extender for the whole text", asked)],
-        between=len(render_prompt(loop.tokenizer, extend("", ""))),
-        prompt=room.asked,
-        example=room.example,
         at_once=one_try(recipe),
     )
 
@@ -70,30 +132,3 @@ def one_try(recipe: Recipe) -> Recipe:
     """The recipe where everything passes at once."""
     tries = dict.fromkeys(("instruct_tries", "initial_tries", "extension_tries"), 1)
     return recipe.model_copy(update={recipe.section: recipe.options.model_copy(update=tries)})
-
-
-def _tokens(recipe: Recipe, options: SelfLengthen, data: Data) -> Tokens:
-    """Every round: `lengthening_calls`, and SFT of Generator and Extender; then SFT on the texts of all rounds. A new
-    instruction is taken to be as long as the longest prompt, a forced beginning to be two thirds of an answer."""
-    rows, rounds, question = data.rows, len(data.prompts), data.between
-    new, most = recipe.sampling.max_new_tokens, recipe.training.max_length
-    calls, instruction = lengthening_calls(recipe, len(rows) // rounds), max(rows)
-    opening = 2 * new // 3
-    text, about = opening + new, question + instruction
-    enriched, extended = about + text // 2, about + text + opening
-    lengths = (instruction + new, instruction + text, about + new + text)
-    answered, longer, outlined = (min(length, most) for length in lengths)
-    answers = calls.texts // options.extensions
-    examples = calls.texts * (longer + outlined) + answers * answered + calls.texts * longer
-    return Tokens(
-        read=rounds
-        * (
-            calls.instructions * 4 * instruction  # two are shown for a new one, which is then asked about
-            + calls.answers * instruction
-            + calls.extensions * (enriched + extended) / 2
-        ),
-        sampled=rounds * (calls.instructions * (new + 4) + (calls.answers + calls.extensions) * new),
-        scored=(2 * rounds + 1) * 2 * PROBE * outlined,
-        trained=recipe.sft.epochs * rounds * examples,
-        policies=rounds + 2,
-    )

@@ -1,4 +1,4 @@
-"""What a run of SCoRe takes, and what `selfimprove check` shows of it."""
+"""What `selfimprove check` shows of SCoRe."""
 
 from __future__ import annotations
 
@@ -9,44 +9,7 @@ from selfimprove.methods.score.options import Score
 from selfimprove.methods.score.run import require_trainable
 from selfimprove.models.chat import append_turn
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.steps.cost import PROBE, Cost, Data, Preview, Tokens
-
-
-def cost(recipe: Recipe, options: Score) -> Cost:
-    """The stages, whatever the number of rounds; the best policy so far, and the weights that vLLM reads."""
-    return Cost(
-        lambda data: _tokens(recipe, options, data),
-        trains=("SCoRe stage",),
-        once=sum(stage.updates > 0 for stage in (options.stage_one, options.stage_two)),
-        second_turns=recipe.sampling.n // (options.first_attempts or recipe.sampling.n) if options.turns == 2 else 0,
-        reference=recipe.training.lora is None,
-        while_training_more=(options.keep == "highest_reward") + (recipe.sampling.backend != "transformers"),
-    )
-
-
-def _tokens(recipe: Recipe, options: Score, data: Data) -> Tokens:
-    """Both stages: every update samples, and its samples go through the reference once and are trained, in each pass.
-    And the probes, one of the base and one after each stage."""
-    rows, between, gpu = data.rows, data.between, data.gpu
-    score, n, new = options, recipe.sampling.n, recipe.sampling.max_new_tokens
-    stages = [stage.updates for stage in (score.stage_one, score.stage_two) if stage.updates]
-    mean, updates, second = sum(rows) / len(rows), sum(stages), score.turns == 2
-    used = updates * recipe.training.batch_size // n  # prompts, as often as they are used
-    firsts = used * (score.first_attempts or n)
-    probed = (len(stages) + 1) * min(score.probe_prompts, len(rows))
-    probes = probed * max(1, n // 2)
-    checkpointing = recipe.training.gradient_checkpointing
-    keeps_cache = not (gpu if checkpointing == "auto" else checkpointing)
-    shared = keeps_cache if score.share_prompt == "auto" else score.share_prompt
-    row = (2 * new + between) if second else new
-    forward = score.passes * (used * mean * (1 if shared else n) + used * n * row)
-    return Tokens(
-        read=(used + probed) * mean + second * (firsts + probes) * (mean + new + between),
-        sampled=firsts * new + second * used * n * new + score.turns * probes * new,
-        scored=forward + 2 * len(stages) * PROBE * (mean + max(1, n // 2) * new),
-        trained=forward,
-        policies=len(stages) + 1,
-    )
+from selfimprove.steps.cost import Preview
 
 
 def preview(loop: Any, options: Score) -> Preview:
