@@ -100,7 +100,8 @@ def _shown(part: Part, place: int, picture: Chart | None) -> dict[str, Any]:
     """A part as the template takes it, without the chart that stands at the top."""
     drawn = [chart for chart in part.charts if chart is not picture]
     charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(drawn)]
-    return {"title": part.title, "text": part.text, "charts": charts, "tables": part.tables, "examples": part.examples}
+    shown = {name: getattr(part, name) for name in ("title", "text", "notes", "tables", "examples")}
+    return shown | {"charts": charts}
 
 
 def _old(events: Sequence[Event]) -> list[dict[str, Any]]:
@@ -109,6 +110,7 @@ def _old(events: Sequence[Event]) -> list[dict[str, Any]]:
         {
             "title": one.title,
             "text": one.note,
+            "notes": [],
             "charts": [(plot.title, plot.note, plot.svg) for plot in one.plots],
             "tables": [
                 {"title": title, "columns": t.columns, "cells": t.rows, "wide": t.wide} for title, t in one.tables

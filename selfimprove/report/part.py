@@ -27,6 +27,7 @@ class Part:
         text: what has to be known to read it.
         tables: the first one stands open, the others folded.
         examples: judged responses, to read.
+        notes: what these events add to the text.
         place: parts come in the order of `Place`.
         terminal: its first table is also printed at the end of a run.
     """
@@ -36,6 +37,7 @@ class Part:
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     examples: Sequence[JudgedExamples] = field(default=())
+    notes: Sequence[str] = ()
     place: Place = "method"
     terminal: bool = False
 
