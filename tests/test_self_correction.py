@@ -604,7 +604,13 @@ def test_the_report_answers_whether_it_corrects_itself(tmp_path: Path) -> None:
     lines = printed(read_events(run_dir / "metrics.jsonl"))
     assert max(map(len, lines)) <= 80
     whole = "\n".join(lines)
-    assert "Acc@t1" in whole and "-5.0" in whole and "+25.0" in whole and "vote: 16 first attempts" in whole
+    assert (
+        "Acc@t1" in whole
+        and "-5.0" in whole
+        and "+25.0" in whole
+        and "16 first" in whole
+        and "8, each corrected" in whole
+    )
     assert "more first attempts than are ever drawn" in whole
     assert "Does it correct itself?" not in write_report(
         write(tmp_path / "x", [("evaluation", "other", evaluation("M3", 2, 0.4))])
