@@ -559,7 +559,7 @@ def test_votes_from_the_stored_rows_by_hand(tmp_path: Path, talking: Path, most:
     assert found["difference"]["value"] == pytest.approx((sum(values["corrected"]) - sum(values["parallel"])) / 8)
     assert found["capped"] is False and (found["samples"], found["temperature"]) == (k, 1.0)
     lines = printed(result.events)
-    assert any("vote: 3, each corrected" in line for line in lines) and max(map(len, lines)) <= 80
+    assert any("3, each corrected" in line for line in lines) and max(map(len, lines)) <= 80
     assert "6 first" in result.report.read_text()
 
 
