@@ -187,7 +187,8 @@ def test_two_judges_of_the_same_answers_and_the_report(tmp_path: Path, talking: 
     lines = printed(result.events)
     assert max(map(len, lines)) <= 80
     shown = "\n".join(lines)
-    assert all(words in shown for words in ("judged: best of N", "Spearman less likelihood", "area", "bias"))
+    wanted = ("judged: best of N", "Policies less what needs no judge", "area", "Calibration error of tiny", "; bias ")
+    assert all(words in shown for words in wanted)
     (one, _) = as_json(result.events)
     assert one["metric"] == "best of N" and one["graded"]["scores"]["n"] == 18
     told = io.StringIO()

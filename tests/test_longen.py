@@ -355,7 +355,7 @@ def test_a_judge_scores_the_quality(tmp_path: Path, talking: Path, monkeypatch: 
     assert found["value"] == pytest.approx(sum(sum(one.values()) / 2 for one in known) / len(known))
     for name in ("Clarity", "Creativity"):
         assert found["dimensions"][name]["value"] == pytest.approx(sum(one[name] for one in known) / len(known))
-    assert "Quality of talking, 1 to 10, judged by small by talking" in " ".join(printed(result.events).split())
+    assert "Quality, judged by small by talking: from 1 to 10." in " ".join(printed(result.events).split())
     assert "Creativity" in result.report.read_text()
 
 

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 from test_reporting import EVIL, Page, evaluation, full_run, write
 
-from selfimprove.report.evaluation_tables import as_json, evaluation_views, evaluations_table, judge_table
+from selfimprove.report.evaluation_json import as_json
+from selfimprove.report.evaluation_tables import evaluation_views, evaluations_view, parts_view
 from selfimprove.report.events import read_events
 from selfimprove.report.page import write_report
 from selfimprove.report.policies import policies_table
@@ -262,7 +263,7 @@ def test_hostile_names_reach_no_element(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for name, _ in Page(page).attributes)
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", page)
     events = read_events(tmp_path / "metrics.jsonl")
-    for shown in (evaluations_table(events), judge_table(events), rounds_table(events)):
+    for shown in (evaluations_view(events), parts_view(events), rounds_table(events)):
         lines = printed(shown)
         assert max(map(len, lines)) <= 80 and not re.search("[\x00-\x1f\u202e\ud800-\udfff]", "".join(lines))
 
@@ -285,7 +286,7 @@ def test_any_key_may_be_missing(nothing: Any) -> None:
         for less in emptied(fields, nothing):
             events = logged((event, id_, less))
             json.dumps(as_json(events), allow_nan=False)
-            lines = [*printed(evaluations_table(events)), *printed(judge_table(events)), *printed(rounds_table(events))]
+            lines = [*printed(evaluations_view(events)), *printed(parts_view(events)), *printed(rounds_table(events))]
             assert max(map(len, lines)) <= 80 and "None" not in "".join(lines)
 
 
@@ -315,7 +316,7 @@ def test_a_run_without_judgements_has_none_of_their_parts(tmp_path: Path) -> Non
 
 
 def test_terminal_shows_win_rates_in_80_columns(events: list[dict[str, Any]]) -> None:
-    lines = printed(evaluations_table(events))
+    lines = printed(evaluations_view(events))
     assert max(map(len, lines)) <= 80
     assert lines[0] == f"alpaca: win rate in % against M0, judged by {JUDGE}"
     assert lines[1].split() == ["policy", "win", "rate", "change", "LC", "win", "rate", "n", "missing", "length"]
@@ -333,13 +334,13 @@ def test_terminal_shows_win_rates_in_80_columns(events: list[dict[str, Any]]) ->
 
 
 def test_terminal_shows_one_policys_accuracy_on_one_line() -> None:
-    lines = printed(evaluations_table(logged(("evaluation", "e", evaluation("M0", 0, 0.3)))))
+    lines = printed(evaluations_view(logged(("evaluation", "e", evaluation("M0", 0, 0.3)))))
     assert lines[0] == "gsm8k: accuracy in %" and lines[3].split() == ["M0", "30.0", "[25.0,", "35.0]", "330"]
     assert lines[4:] == ["[95%]: Wilson's interval.", "counted as wrong: no_answer: 4"]
 
 
 def test_terminal_shows_ratings_by_turn_and_group(events: list[dict[str, Any]]) -> None:
-    lines = printed(evaluations_table([event for event in events if event.get("metric") == "rating"]))
+    lines = printed(evaluations_view([event for event in events if event.get("metric") == "rating"]))
     assert lines[0] == "mt-bench: rating from 1 to 10, judged by gpt-4-0613"
     assert lines[3].split() == ["M1", "5.50", "+0.25", "6.00", "5.00", "160", "4", "931"]
     assert any(line.split()[:3] == ["writing", "4.90", "(of"] for line in lines if line)
@@ -349,27 +350,33 @@ def test_terminal_shows_ratings_by_turn_and_group(events: list[dict[str, Any]]) 
 def test_terminal_takes_many_policies_with_long_names() -> None:
     found = [win_rate(f"HuggingFaceTB/SmolLM2-1.7B-Instruct@M{i}", 0, 1.0, 1.0, 12345.0) for i in range(5)]
     found += [judged(f"a judge with a long name {i} " + "x" * 40, 1.0, data="y" * 50) for i in range(4)]
-    for shown in (evaluations_table(logged(*found)), judge_table(logged(*found))):
+    for shown in (evaluations_view(logged(*found)), parts_view(logged(*found))):
         lines = printed(shown)
         assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
-    assert printed(evaluations_table([])) == printed(judge_table([])) == evaluation_views([]) == []
+    assert printed(evaluations_view([])) == printed(parts_view([])) == evaluation_views([]) == []
     assert len(evaluation_views(logged(*found))) == 2 and len(evaluation_views(logged(found[-1]))) == 1
 
 
 def test_terminal_says_which_win_rates_compare_with_published_ones() -> None:
     fields = win_rate("M2", 1, 0.5, 0.4, 10.0, published_form=False)[2]
-    text = " ".join(printed(evaluations_table(logged(("evaluation", "w", {**fields, "failures": {"too long": 1}})))))
+    text = " ".join(printed(evaluations_view(logged(("evaluation", "w", {**fields, "failures": {"too long": 1}})))))
     assert "LC: at equal lengths (not comparable with published numbers)" in " ".join(text.split())
     assert "without an output: too long: 1" in text
 
 
 def test_terminal_shows_judges_side_by_side(events: list[dict[str, Any]]) -> None:
-    lines = printed(judge_table(events))
+    lines = printed(parts_view(events))
     assert max(map(len, lines)) <= 80
-    rows = {line[:22].strip(): line[22:].split() for line in lines}
-    assert rows["accuracy"] == ["71.0", "[66.0,", "76.0]", "56.0", "[51.0,", "61.0]"]
-    assert rows["ceiling"] == ["69.0", "[64.0,", "74.0]", "-"] and rows["by the labels"] == ["51.0", "51.0"]
-    assert rows["adversarial"] == ["48.0", "48.0"] and rows["cost"] == ["0.53", "USD", "0.53", "USD"]
+    rows = {name: cells for name, *cells in (re.split(r"  +", line) for line in lines)}
+    assert rows["accuracy, % [95%]"] == ["71.0 [66.0, 76.0]", "56.0 [51.0, 61.0]"]
+    assert rows["ceiling, % [95%]"] == ["69.0 [64.0, 74.0]", "-"] and rows["longer by the labels, %"] == [
+        "51.0",
+        "51.0",
+    ]
+    assert rows["cost"] == ["0.53 USD", "0.53 USD"] and rows["missing"] == ["2.0%: 4 (no verdict: 4)"] * 2
+    assert sum("adversarial" in line and line.endswith("48.0    100") for line in lines) == 2
+    text = " ".join(lines)
+    assert "guessing gives 50%" in text and "over the pairs" in text and "50% where the order does not matter" in text
 
 
 # --- for machines

@@ -559,7 +559,7 @@ def test_votes_from_the_stored_rows_by_hand(tmp_path: Path, talking: Path, most:
     assert found["difference"]["value"] == pytest.approx((sum(values["corrected"]) - sum(values["parallel"])) / 8)
     assert found["capped"] is False and (found["samples"], found["temperature"]) == (k, 1.0)
     lines = printed(result.events)
-    assert any("vote: 3, each corrected" in line for line in lines) and max(map(len, lines)) <= 80
+    assert any("3, each corrected" in line for line in lines) and max(map(len, lines)) <= 80
     assert "6 first" in result.report.read_text()
 
 
@@ -604,7 +604,13 @@ def test_the_report_answers_whether_it_corrects_itself(tmp_path: Path) -> None:
     lines = printed(read_events(run_dir / "metrics.jsonl"))
     assert max(map(len, lines)) <= 80
     whole = "\n".join(lines)
-    assert "Acc@t1" in whole and "-5.0" in whole and "+25.0" in whole and "vote: 16 first attempts" in whole
+    assert (
+        "Acc@t1" in whole
+        and "-5.0" in whole
+        and "+25.0" in whole
+        and "16 first" in whole
+        and "8, each corrected" in whole
+    )
     assert "more first attempts than are ever drawn" in whole
     assert "Does it correct itself?" not in write_report(
         write(tmp_path / "x", [("evaluation", "other", evaluation("M3", 2, 0.4))])

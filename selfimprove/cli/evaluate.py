@@ -223,15 +223,16 @@ def _run(values: dict[str, Any], as_json: bool) -> None:
     from selfimprove.recipe.recipe import make_recipe
 
     recipe = make_recipe(values, where="eval")
-    from selfimprove.report import evaluation_tables
+    from selfimprove.report.evaluation_json import as_json as objects
+    from selfimprove.report.evaluation_tables import evaluation_views
     from selfimprove.runs.execute import run as execute
 
     with stoppable():
         result = execute(recipe)
     if as_json:
-        print(json.dumps(evaluation_tables.as_json(result.events)))
+        print(json.dumps(objects(result.events)))
         return
-    for view in evaluation_tables.evaluation_views(result.events):
+    for view in evaluation_views(result.events):
         out.print(view)
     out.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 
@@ -328,14 +329,16 @@ def _given(options: dict[str, Any]) -> str:
 
 
 def _length_scores(suite: str, responses: Path, limit: int | None, as_json: bool) -> None:
-    from selfimprove.report import evaluation_tables
+    from selfimprove.report.evaluation_json import as_json as objects
+    from selfimprove.report.evaluation_tables import evaluation_views
     from selfimprove.suites.longen import score_responses
 
     event = score_responses(responses, suite, limit)
     if as_json:
-        print(json.dumps(evaluation_tables.as_json([event])))
+        print(json.dumps(objects([event])))
         return
-    out.print(evaluation_tables.evaluations_table([event]))
+    for view in evaluation_views([event]):
+        out.print(view)
 
 
 def _win_rates(annotations: Path, corrected: bool, max_missing: float, as_json: bool) -> None:

@@ -55,7 +55,7 @@ def judge(
     if as_json:
         print(json.dumps(_figures(event)))
         return
-    from selfimprove.report.answer_tables import scores_view
+    from selfimprove.tasks.answers_report import scores_view
 
     out.print(scores_view(event))
     out.print(f"\nscores: {event['file']}", soft_wrap=True, highlight=False)
@@ -116,7 +116,7 @@ def answer(
     if as_json:
         print(json.dumps(_figures(event)))
         return
-    from selfimprove.report.answer_tables import answer_lines, answers_view
+    from selfimprove.tasks.answers_report import answer_lines, answers_view
 
     if prompt is not None:
         one = event["examples"][0]
@@ -144,8 +144,8 @@ def _run(values: dict[str, Any], where: str, kind: str) -> tuple[dict[str, Any],
     from selfimprove.recipe.recipe import make_recipe
 
     recipe = make_recipe(values, where=where)
-    from selfimprove.report.answer_tables import last_of
     from selfimprove.runs.execute import run as execute
+    from selfimprove.tasks.answers_report import last_of
 
     with stoppable():
         result = execute(recipe)

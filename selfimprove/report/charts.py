@@ -1,8 +1,9 @@
 """Charts as data, and how they become SVG: by Altair and vl-convert, without a script, the same bytes every time.
 
 A row is a mapping with `x` and `y`, and what else the preset reads: `low` and `high` (an interval), `series` (its
-colour), `line` (of a series, what no line joins to the rest), `panel` (charts one below the other), `ring` (drawn
-hollow), `size` (the area of a dot, which no line joins), `tip` (what a pointer is told).
+colour), `hue` (what decides it instead, for series that belong together), `grey` (something to compare with), `line` (of
+a series, what no line joins to the rest), `panel` (charts one below the other), `ring` (drawn hollow), `size` (the area
+of a dot, which no line joins), `name` (written beside it), `tip` (what a pointer is told).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Chart:
         x, y: what the axes say, with their units.
         joined: a line through the dots of a series.
         across: categories stand on the vertical axis, and values run from left to right.
-        at: dashed lines across the values; at_x: across the other axis.
+        stairs: each value of a line holds up to the next one.
+        at: dashed lines across the values; at_x: across the other axis, with what each is, if it is said.
+        diagonal: a dashed line where both axes say the same, from and to.
         values: what the axis of values shows at least: (low, high), None for what the data say.
         bins: of a histogram: (low, high, how many).
         height: pixels of a panel, None for what the preset takes.
@@ -47,8 +50,10 @@ class Chart:
     note: str = ""
     joined: bool = False
     across: bool = False
+    stairs: bool = False
     at: Sequence[float] = ()
-    at_x: Sequence[float] = ()
+    at_x: Sequence[float] | Mapping[float, str] = ()
+    diagonal: tuple[float, float] | None = None
     values: tuple[float | None, float | None] = (None, None)
     bins: tuple[float, float, int] | None = None
     height: int | None = None
@@ -130,7 +135,8 @@ _AXIS = {
 _LOOK: dict[str, Any] = {
     "font": "system-ui, sans-serif",
     "background": "transparent",
-    "padding": 4,
+    # a browser's letters are up to an eighth wider than those that the places were measured with
+    "padding": {"left": 16, "right": 16, "top": 4, "bottom": 4},
     "view": {"stroke": None, "continuousWidth": WIDTH, "discreteWidth": WIDTH},
     "axis": _AXIS,
     "legend": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -12,6 +12,9 @@ from selfimprove.report.text import visible
 
 _HEIGHT = {"histogram": 80, "heat": 150}
 _QUIET: dict[str, Any] = {"aria": False}  # no mark of its own for a pointer or a screen reader
+_WORDS: dict[str, Any] = {"color": "#010203", "fontSize": 11, "limit": 150, **_QUIET}
+# of a long name the middle goes: policies of one run differ at the end, those of two runs at the start
+_SQUEEZED = "length(datum.label) > 30 ? slice(datum.label, 0, 14) + '…' + slice(datum.label, -15) : datum.label"
 
 
 def panel(chart: Chart, name: str) -> alt.LayerChart:
@@ -55,6 +58,14 @@ def _references(chart: Chart) -> list[alt.Chart]:
             channel = alt.X("at:Q") if axis == "x" else alt.Y("at:Q")
             mark = _chart([{"at": one} for one in places]).mark_rule(strokeDash=[5, 3], color=GREY, **_QUIET)
             found.append(mark.encode(channel))
+    if isinstance(chart.at_x, Mapping) and not up:
+        for row, (place, said) in enumerate(chart.at_x.items()):
+            mark = _chart([{"at": place, "name": visible(said)}]).mark_text(align="left", dx=4, **_WORDS)
+            found.append(mark.encode(alt.X("at:Q"), alt.YValue(8 + 13 * row), alt.Text("name:N")))
+    if chart.diagonal:
+        ends = [{"x": end, "y": end} for end in chart.diagonal]
+        mark = _chart(ends).mark_line(strokeDash=[5, 3], strokeWidth=1, color=GREY, **_QUIET)
+        found.append(mark.encode(alt.X("x:Q"), alt.Y("y:Q")))
     return found
 
 
@@ -69,7 +80,8 @@ def _place(chart: Chart, rows: Sequence[Row], **scale: Any) -> Any:
         return make("x:Q").title(chart.x).scale(zero=False, nice=False, padding=6).axis(**_ticks(rows, "x"))
     names = list(dict.fromkeys(row["x"] for row in rows))
     slanted = not chart.across and sum(map(len, names)) > 50
-    axis = alt.Axis(labelAngle=-30 if slanted else 0, labelLimit=130 if slanted else 190, grid=False)
+    squeezed = _SQUEEZED.replace("30", "20").replace("14", "9").replace("15", "10") if slanted else _SQUEEZED
+    axis = alt.Axis(labelAngle=-30 if slanted else 0, labelExpr=squeezed, labelLimit=220, grid=False)
     return make("x:N").title(None if chart.across else chart.x).sort(names).axis(axis).scale(**scale)
 
 
@@ -91,11 +103,19 @@ def _value(chart: Chart, key: str = "y") -> Any:
 
 
 def _colour(rows: Sequence[Row]) -> Any:
+    """The colour of each series, or of its `hue`; grey for what is there to compare with."""
+    series = {row["series"]: row for row in reversed(rows) if "series" in row}
     names = list(dict.fromkeys(row["series"] for row in rows if "series" in row))
+    hues = list(dict.fromkeys(series[name].get("hue", name) for name in names if not series[name].get("grey")))
+    shades = [
+        GREY if one.get("grey") else COLOURS[hues.index(one.get("hue", name)) % len(COLOURS)]
+        for name in names
+        for one in [series[name]]
+    ]
     if not names:
         return alt.ColorValue(COLOURS[0])
-    scale = alt.Scale(domain=names, range=[COLOURS[place % len(COLOURS)] for place in range(len(names))])
-    return alt.Color("series:N").scale(scale).legend(alt.Legend(symbolOpacity=1) if len(names) > 1 else None)
+    legend = alt.Legend(symbolOpacity=1) if len(names) > 1 else None
+    return alt.Color("series:N").scale(alt.Scale(domain=names, range=shades)).legend(legend)
 
 
 def _end(chart: Chart, key: str) -> Any:
@@ -121,9 +141,12 @@ def _dots(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
         own = f"{'' if ring else '!'}datum.ring && {'' if sized else '!'}isValid(datum.size)"
         area = [alt.Size("size:Q").scale(range=[0, 160], zero=True).legend(None)] if sized else []
         mark = base.transform_filter(own).mark_point(
-            filled=not ring, size=50, strokeWidth=1.8, opacity=0.55 if sized else 0.95
+            filled=not ring, size=50 if len(rows) < 200 else 14, strokeWidth=1.8, opacity=0.55 if sized else 0.95
         )
         layers.append(mark.encode(*common, _value(chart), told, *area))
+    if named := [row for row in rows if "name" in row]:
+        mark = _chart(named).mark_text(align="left", dx=8, dy=-6, **_WORDS)
+        layers.append(mark.encode(place, _value(chart), alt.Text("name:N")))
     return layers
 
 
@@ -132,15 +155,33 @@ def _lines(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
     for pale in (True, False):
         some = [row for row in rows if bool(row.get("pale")) is pale]
         if some:
-            point: Any = alt.OverlayMarkDef(size=28) if len({row["x"] for row in some}) < 20 and not pale else False
+            few = len({row["x"] for row in some}) < 20 and not pale and not chart.stairs
+            point: Any = alt.OverlayMarkDef(size=28) if few else False
             mark = _chart(some).mark_line(
-                strokeWidth=1 if pale else 2, opacity=0.35 if pale else 1, point=point, aria=not pale
+                strokeWidth=1 if pale else 2,
+                opacity=0.35 if pale else 1,
+                point=point,
+                aria=not pale,
+                interpolate="step-after" if chart.stairs else "linear",
             )
-            dashes = [alt.StrokeDash("dash:N").legend(None)] if any("dash" in row for row in rows) else []
+            dashes = [alt.StrokeDash("dash:N").legend(None)] if any("dash" in row for row in rows) else _greys(rows)
             apart = [alt.Detail("line:N")] if any("line" in row for row in rows) else []
             told = alt.Description("tip:N")
             layers.append(mark.encode(_place(chart, rows), _value(chart), _colour(rows), told, *dashes, *apart))
     return layers
+
+
+def _greys(rows: Sequence[Row]) -> list[Any]:
+    """Dashes tell apart the series that are all grey."""
+    series = {row["series"]: bool(row.get("grey")) for row in rows if "series" in row}
+    if not any(series.values()):
+        return []
+    greys = [name for name, grey in series.items() if grey]
+    dashes = [_DASHES[greys.index(name) % len(_DASHES)] if grey else [1, 0] for name, grey in series.items()]
+    return [alt.StrokeDash("series:N").scale(alt.Scale(domain=list(series), range=dashes))]
+
+
+_DASHES = [[6, 3], [1, 0], [8, 3, 2, 3], [2, 2], [12, 4], [1, 4]]
 
 
 def _bars(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:

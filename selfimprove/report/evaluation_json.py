@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from selfimprove.report.correction_tables import KEY as CORRECTION
-from selfimprove.report.correction_tables import is_correction
 from selfimprove.report.events import Event, plain
 from selfimprove.report.summary import dig, evaluations_of, judge_evaluations_of, metric_of, number, total
-from selfimprove.report.tables import as_dict
+from selfimprove.report.table import as_dict
 
 _EVALUATION_KEYS = ("suite", "metric", "value", "low", "high", "n", "failures", "groups", "policy_digest")
 
@@ -28,8 +26,8 @@ def as_json(events: Sequence[Event]) -> list[dict[str, Any]]:
             one |= {"policy": policy, "paired": event.get("paired"), "paired_previous": event.get("paired_previous")}
             if kind in ("preference", "rating", "graded", "length_following"):
                 one[kind] = _without(event.get(kind), "examples")
-            if is_correction(event):
-                one[CORRECTION] = _without(event.get(CORRECTION), "examples")
+            if as_dict(dig(event, "self_correction", "turns")):
+                one["self_correction"] = _without(event.get("self_correction"), "examples")
             if kind == "preference":
                 one |= _in_percent(policy, event)
             found.append(plain(one))

@@ -1,66 +1,60 @@
-"""Evaluations of policies and of judges in the terminal."""
+"""Evaluations of policies and of judges in the terminal: `selfimprove eval`."""
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from selfimprove.report.correction_tables import correction_lines, correction_notes, is_correction
-from selfimprove.report.evaluation_json import as_json
+from selfimprove.report.beside import Beside
+from selfimprove.report.evaluated import names_in, price
 from selfimprove.report.events import Event
-from selfimprove.report.judge_tables import graded_lines, graded_notes, is_graded, judge_lines, judges_of
-from selfimprove.report.longen_tables import KEY as LENGTHS
-from selfimprove.report.longen_tables import length_lines, length_notes
-from selfimprove.report.preference_tables import label_longer, price
-from selfimprove.report.summary import (
-    Metric,
-    count,
-    dig,
-    evaluations_of,
-    fixed,
-    judge_evaluations_of,
-    metric_of,
-    number,
-    numbers,
-    rate,
-    text,
-    total,
-    with_interval,
-)
-from selfimprove.report.tables import as_dict, counts
-from selfimprove.report.text import printable, visible
+from selfimprove.report.groups import groups
+from selfimprove.report.part import parts_of
+from selfimprove.report.summary import Metric, dig, evaluations_of, fixed, metric_of, number, numbers, text, total
+from selfimprove.report.table import Col, Table, as_dict, count, counts, decimals, measured, rate, shown, signed
+from selfimprove.report.text import visible
 
-__all__ = ["as_json", "evaluation_views", "evaluations_table", "judge_table"]
-
-WIDTH = 80
-_MOST_COLUMNS = 3  # policies or judges side by side in one table
+__all__ = ["evaluation_views", "evaluations_view", "parts_view"]
 
 
 def evaluation_views(events: Sequence[Event]) -> list[Group]:
-    """Everything that there is to print about evaluations, of policies and then of judges."""
-    return [view for view in (evaluations_table(events), judge_table(events)) if view.renderables]
+    """Everything that there is to print about evaluations, of policies and of judges."""
+    return [view for view in (evaluations_view(events), parts_view(events)) if view.renderables]
 
 
-def evaluations_table(events: Sequence[Event]) -> Group:
+def evaluations_view(events: Sequence[Event]) -> Group:
     """For every suite a table with one row for each policy, in the order in which they were evaluated, and below it
-    what its intervals and changes are. To be given to `Console.print`; at most 80 columns wide."""
+    what its intervals and changes are, and the groups. To be given to `Console.print`."""
     parts: list[RenderableType] = []
     for suite, by_policy in evaluations_of(events).items():
         metric = metric_of(next(iter(by_policy.values())))
-        parts += [Text("")] if parts else []
-        parts += [_line(_title(suite, metric, by_policy), style="italic"), _fitting(by_policy, metric, _suite_table)]
+        rows = [
+            {"policy": policy, "event": event, "own": as_dict(event.get(metric.kind))}
+            for policy, event in by_policy.items()
+        ]
+        parts += [Text("")] * bool(parts)
+        parts += [_line(_title(suite, metric, rows), style="italic"), Beside(_values(rows, metric))]
         parts += [_line(sentence) for sentence in _explanations(metric, by_policy)]
-        parts += [*_corrections(by_policy), *_graded(by_policy)]
-        parts += _lengths(by_policy) if metric.kind == LENGTHS else []
-        parts += _group_tables(by_policy, metric)
+        found = groups("", list(by_policy.values()), metric.kind)
+        if len(found.rows) > 1:
+            parts += [Text(""), Beside(replace(found, cols=found.cols[1:]))]
+    return Group(*parts)
+
+
+def parts_view(events: Sequence[Event]) -> Group:
+    """What the kinds of suites show besides (`Table.printed`), and what has to be known to read it."""
+    parts: list[RenderableType] = []
+    for part in parts_of(events):
+        if tables := [table for table in part.tables if table.printed]:
+            parts += [Text(""), _line(part.title, style="bold")]
+            for table in tables:
+                parts += [Text(""), _line(table.title, style="italic"), Beside(table)]
+            parts += [Text(""), *(_line(said) for said in (part.text, *part.notes))]
     return Group(*parts)
 
 
@@ -68,124 +62,38 @@ def _line(words: str, style: str = "") -> Text:
     return Text(visible(words), style=style)
 
 
-def _title(suite: str, metric: Metric, by_policy: dict[str, Event]) -> str:
+def _title(suite: str, metric: Metric, rows: Sequence[dict[str, Any]]) -> str:
     name = f"{suite}: {metric.name}" + (" in %" if metric.unit else "")
-    own = [event.get(metric.kind) for event in by_policy.values()]
-    against, judge = (" or ".join(dict.fromkeys(filter(None, (text(dig(one, key)) for one in own)))) for key in _WHO)
-    scale = [text(dig(own[0], end)) for end in ("low", "high")]
+    against, judge = (
+        " or ".join(dict.fromkeys(filter(None, (text(row["own"].get(key)) for row in rows))))
+        for key in ("against", "judge")
+    )
+    scale = [text(rows[0]["own"].get(end)) for end in ("low", "high")]
     name += f" from {scale[0]} to {scale[1]}" if metric.kind == "rating" and all(scale) else ""
     return name + (f" against {against}" if against else "") + (f", judged by {judge}" if judge else "")
 
 
-_WHO = ("against", "judge")
-
-
-def _plain_table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True, pad_edge=False)
-
-
-def _fitting(found: Any, metric: Metric | None, build: Callable[..., Table]) -> Table:
-    """The table with its intervals beside their values, or below them where that would be too wide."""
-    table = build(found, metric, " ")
-    measured = Console(file=io.StringIO(), width=1000).measure(table).maximum
-    return table if measured <= WIDTH else build(found, metric, "\n")
-
-
-def _suite_table(by_policy: dict[str, Event], metric: Metric, gap: str) -> Table:
-    """`gap` stands between a value and its interval. Columns that no policy has anything for are left out."""
-    columns: dict[str, list[str]] = {}
-    for event in by_policy.values():
-        own = event.get(metric.kind)
-        scaled: dict[str, Any] = {"scale": metric.scale, "digits": metric.digits}
-        cells = {
-            metric.name: with_interval(event, "value", **scaled),
-            "change": with_interval(event.get("paired"), "difference", **scaled, sign=True),
-            "LC win rate": rate(dig(own, "length_controlled")),
-        }
-        for turn, figures in as_dict(dig(own, "turns")).items():
-            cells[f"turn {turn}"] = fixed(dig(figures, "value"), metric.digits)
-        cells["n"] = count(event.get("n"))
-        cells["missing"] = str(total(dig(own, "missing")) or "")
-        cells["length"] = fixed(dig(own, "mean_length"), 0)
-        for name, cell in cells.items():
-            columns.setdefault(name, []).append(cell.replace(" ", gap, 1))
-    columns = {name: cells for name, cells in columns.items() if any(cells)}
-    table = _plain_table()
-    table.add_column("policy", overflow="fold", max_width=40)
-    for name in columns:
-        table.add_column(printable(name), justify="right", no_wrap=True)
-    for place, policy in enumerate(by_policy):
-        table.add_row(
-            printable(policy), *(printable(cells[place]) if cells[place] else "-" for cells in columns.values())
-        )
-    return table
-
-
-def _corrections(by_policy: dict[str, Event]) -> list[RenderableType]:
-    """What became of first attempts, with a column for each policy; nothing for suites of one attempt."""
-    own = {policy: event for policy, event in by_policy.items() if is_correction(event)}
-    lines, found = correction_lines(own), list[RenderableType]()
-    for start in range(0, len(own), 2):  # of three, all intervals would stand below their values
-        some = dict(list(own.items())[start : start + 2])
-        found += [Text(""), _fitting(some, None, lambda some, _, gap: _beside(some.items(), lines, gap))]
-    return found + [_line(note) for note in correction_notes(own)]
-
-
-def _graded(by_policy: dict[str, Event]) -> list[RenderableType]:
-    """Policies as judges, beside what needs none; nothing for other suites."""
-    own = {policy: event for policy, event in by_policy.items() if is_graded(event)}
-    if not own:
-        return []
-    found = list[RenderableType]()
-    for columns, lines in ((judges_of(own), graded_lines()), (own, judge_lines())):
-        for start in range(0, len(columns), 2):
-            some = dict(list(columns.items())[start : start + 2])
-            table = _fitting(some, None, lambda some, _, gap, lines=lines: _beside(some.items(), lines, gap))
-            found += [Text(""), table]
-    return found + [_line(note) for note in graded_notes(own)]
-
-
-def _lengths(by_policy: dict[str, Event]) -> list[RenderableType]:
-    """Length scores by kind of demand and by language, repetition, and quality, with a column for each policy."""
-    found, lines = list[RenderableType](), length_lines(by_policy)
-    for start in range(0, len(by_policy), 2):
-        some = dict(list(by_policy.items())[start : start + 2])
-        found += [Text(""), _fitting(some, None, lambda some, _, gap: _beside(some.items(), lines, gap))]
-    return found + [_line(note) for note in length_notes(by_policy)]
-
-
-def _group_tables(by_policy: dict[str, Event], metric: Metric) -> list[RenderableType]:
-    """The groups' values, with a column for each policy, so many policies at a time as fit; nothing for one group."""
-    groups = dict.fromkeys(group for event in by_policy.values() for group in as_dict(event.get("groups")))
-    policies = list(by_policy)
-    if len(groups) < 2:
-        return []
-    found: list[RenderableType] = []
-    for start in range(0, len(policies), _MOST_COLUMNS):
-        table = _plain_table()
-        table.add_column("group", overflow="fold", max_width=30)
-        for policy in policies[start : start + _MOST_COLUMNS]:
-            table.add_column(_folded(policy), justify="right", no_wrap=True)
-        for group in groups:
-            cells = []
-            for policy in policies[start : start + _MOST_COLUMNS]:
-                figures = dig(by_policy[policy], "groups", group)
-                value = fixed(dig(figures, "value"), metric.digits, scale=metric.scale)
-                size = count(dig(figures, "n"))
-                cells.append(f"{value} (of {size})" if value and size else value or "-")
-            table.add_row(printable(group), *map(printable, cells))
-        found += [Text(""), table]
-    return found
-
-
-def _folded(name: str, width: int = 16) -> str:
-    """A name as a header of several lines."""
-    return printable("\n".join(textwrap.wrap(visible(name), width)))
+def _values(rows: Sequence[dict[str, Any]], metric: Metric) -> Table:
+    turns = names_in(rows, "own", "turns")
+    cols = [
+        Col("policy"),
+        Col(metric.name, lambda row: measured(row["event"]), shown),
+        Col("change", lambda row: measured(row["event"], "paired"), signed),
+        Col("LC win rate", "own.length_controlled", rate),
+        *(
+            Col(f"turn {name}", f"own.turns.{name}.value", decimals(metric.digits, scale=metric.scale))
+            for name in turns
+        ),
+        Col("n", "event.n", count),
+        Col("missing", lambda row: total(row["own"].get("missing")), lambda found: str(found or "")),
+        Col("length", "own.mean_length", count),
+    ]
+    return Table(rows=rows, cols=cols)
 
 
 def _explanations(metric: Metric, by_policy: dict[str, Event]) -> list[str]:
     """What the intervals and the comparison are, and whatever was missing or counted as wrong."""
-    drawn = {"preference": "over instructions", "rating": "over questions", LENGTHS: "over queries"}
+    drawn = {"preference": "over instructions", "rating": "over questions", "length_following": "over queries"}
     how = "Wilson's interval" if metric.name == "accuracy" else drawn.get(metric.kind, "over the items")
     sentences = [f"[95%]: {how}"]
     against = sorted({name for event in by_policy.values() if (name := text(dig(event, "paired", "against")))})
@@ -243,68 +151,3 @@ def _cost(costs: Sequence[Any]) -> str:
 
 _FAILED = {"accuracy": "counted as wrong", "preference": "without an output", "rating": "given the lowest rating"}
 _AMOUNTS = {"requests": "requests", "input_tokens": "tokens read", "output_tokens": "tokens written"}
-
-
-def judge_table(events: Sequence[Event]) -> Group:
-    """The measured judges side by side, three at a time: one column each, with everything that was measured."""
-    judges = judge_evaluations_of(events)
-    parts: list[RenderableType] = []
-    for start in range(0, len(judges), _MOST_COLUMNS):
-        some = judges[start : start + _MOST_COLUMNS]
-        parts += [Text("")] if parts else []
-        parts.append(_fitting(some, None, _judges_beside))
-    if judges:
-        parts.append(
-            _line(
-                "Shares in %; [95%] over the pairs. Guessing gives an accuracy of 50. Ceiling: how often one annotator "
-                "agrees with the majority of the others; agreement: how often the judge does. "
-                "First shown: 50 where the order does not matter."
-            )
-        )
-    return Group(*parts)
-
-
-def _judges_beside(judges: Sequence[Event], _: None, gap: str) -> Table:
-    shown: dict[str, Callable[[Event], str]] = {
-        "data": lambda event: text(event.get("data")),
-        "rubric": lambda event: text(event.get("rubric")),
-        "order": lambda event: text(event.get("order")),
-        "pairs": lambda event: count(event.get("n")),
-        "accuracy": lambda event: rate(event.get("accuracy")),
-        "  of the first order": lambda event: rate(event.get("accuracy_first_order")),
-        "agreement": lambda event: rate(dig(event, "human", "judge")),
-        "ceiling": lambda event: rate(dig(event, "human", "ceiling")),
-        "flips with the order": lambda event: rate(event.get("flip_rate")),
-        "ties": lambda event: rate(event.get("tie_rate")),
-        "first shown won": lambda event: rate(event.get("first_rate")),
-        "longer preferred": lambda event: rate(event.get("longer_rate")),
-        "  by the labels": lambda event: rate(label_longer(event)),
-        "missing": lambda event: rate(event.get("missing_rate")),
-        "  requests": lambda event: count(dig(event, "cost", "requests")),
-        "  cost": lambda event: price(event.get("cost")),
-    }
-    table = _beside([(text(event.get("judge")) or "judge", event) for event in judges], list(shown.items()), gap)
-    groups = dict.fromkeys(group for event in judges for group in as_dict(event.get("groups")))
-    if groups:
-        table.add_section()
-    for group in groups:
-        cells = [fixed(dig(event, "groups", group, "value"), scale=100) for event in judges]
-        table.add_row(printable(textwrap.shorten(visible(group), 22, placeholder="…")), *(one or "-" for one in cells))
-    return table
-
-
-def _beside(
-    columns: Iterable[tuple[str, Event]], lines: Sequence[tuple[str, Callable[[Event], str]]], gap: str
-) -> Table:
-    """One column for each event, under its name, and one row for each line that any of them has something for."""
-    names, events = zip(*columns, strict=True)
-    table = _plain_table()
-    table.add_column("", no_wrap=True)
-    for name in names:
-        table.add_column(_folded(name, 20), justify="right", overflow="fold")
-    for name, cell in lines:
-        # only an interval may go below its value, a name stays as it is
-        cells = [cell(event).replace(" [", f"{gap}[", 1) for event in events]
-        if any(cells):
-            table.add_row(name, *(printable(found) if found else "-" for found in cells))
-    return table

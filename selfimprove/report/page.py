@@ -16,7 +16,6 @@ from selfimprove.errors import RunFailed
 from selfimprove.report.charts import Chart, svg
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.general import GENERAL
-from selfimprove.report.old_parts import old_parts_of
 from selfimprove.report.outcome import outcome_sentences
 from selfimprove.report.part import Part, parts_of
 from selfimprove.report.policies import all_figures_table, policies_table
@@ -72,7 +71,7 @@ def page_of(name: str, outcome: Sequence[str], parts: Sequence[Part], **run: Any
         name=name,
         outcome=outcome,
         picture=picture and (picture.title, picture.note, svg(picture, "outcome")),
-        parts=[_shown(part, place, picture) for place, part in enumerate(parts)] + run.pop("old", []),
+        parts=[_shown(part, place, picture) for place, part in enumerate(parts)],
         **{"policies": Table(), "all_figures": Table(), **_NOTHING, **run},
     )
 
@@ -89,7 +88,6 @@ def _run_page(events: Sequence[Event], name: str, samples: bool) -> str:
         name,
         outcome_sentences(events),
         parts_of(events, GENERAL),
-        old=_old(events),
         facts=_facts(run, events),
         samples=samples,
         policies=policies_table(events),
@@ -119,23 +117,8 @@ def _shown(part: Part, place: int, picture: Chart | None) -> dict[str, Any]:
     """A part as the template takes it, without the chart that stands at the top."""
     drawn = [chart for chart in part.charts if chart is not picture]
     charts = [(one.title, one.note, svg(one, f"chart{place}-{number}")) for number, one in enumerate(drawn)]
-    return {"title": part.title, "text": part.text, "charts": charts, "tables": part.tables, "examples": part.examples}
-
-
-def _old(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """TRANSITION: what is not yet a `Part`."""
-    return [
-        {
-            "title": one.title,
-            "text": one.note,
-            "charts": [(plot.title, plot.note, plot.svg) for plot in one.plots],
-            "tables": [
-                {"title": title, "columns": t.columns, "cells": t.rows, "wide": t.wide} for title, t in one.tables
-            ],
-            "examples": one.examples,
-        }
-        for one in old_parts_of(events)
-    ]
+    shown = {name: getattr(part, name) for name in ("title", "text", "notes", "tables", "examples")}
+    return shown | {"charts": charts}
 
 
 def _judges_by_order(events: Sequence[Event]) -> list[str]:

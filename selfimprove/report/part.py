@@ -28,6 +28,7 @@ class Part:
         tables: the first one stands open, the others folded.
         examples: judged responses, to read.
         outcome: a sentence for the first lines of page and terminal.
+        notes: what these events add to the text.
         place: parts come in the order of `Place`.
         terminal: its first table is also printed at the end of a run.
     """
@@ -38,6 +39,7 @@ class Part:
     tables: Sequence[Table] = ()
     examples: Sequence[JudgedExamples] = field(default=())
     outcome: str = ""
+    notes: Sequence[str] = ()
     place: Place = "method"
     terminal: bool = False
 

@@ -46,11 +46,13 @@ class Table:
     Attributes:
         title: what the rows are.
         rows: mappings, or whatever the columns read.
+        printed: it stands in the terminal too, where suites are measured (`report/beside.py`).
     """
 
     title: str = ""
     rows: Sequence[Any] = ()
     cols: Sequence[Col] = field(default=())
+    printed: bool = False
 
     @cached_property
     def _shown(self) -> list[tuple[Col, list[str]]]:
@@ -71,6 +73,12 @@ class Table:
     def wide(self) -> list[bool]:
         """Of each column, whether it holds sentences or lines, which are to be wrapped."""
         return [any(len(cell) > 60 or "\n" in cell for cell in cells) for _, cells in self._shown]
+
+    @property
+    def names(self) -> int:
+        """How many of its first columns hold text, which says whose a row is; at least one, and not all."""
+        texts = [all(isinstance(col.of(row), str | None) for row in self.rows) for col, _ in self._shown[:-1]]
+        return max((*texts, False).index(False), 1)
 
     def values(self) -> list[dict[str, Any]]:
         """The same as numbers, for programs; NaN as None."""

@@ -18,6 +18,12 @@ from selfimprove.suites.judge_questions import variant_of
 from selfimprove.suites.kind import Found, Loaded, suite_kind
 from selfimprove.suites.longen import demands_of, measure_lengths
 from selfimprove.suites.outcome import Outcome
+from selfimprove.suites.parts.correction import correction_part
+from selfimprove.suites.parts.graded import graded_part
+from selfimprove.suites.parts.judges import judges_part
+from selfimprove.suites.parts.length import length_part
+from selfimprove.suites.parts.preference import preference_part
+from selfimprove.suites.parts.rating import rating_part
 from selfimprove.suites.preference import compare
 from selfimprove.suites.rating import rate
 from selfimprove.suites.self_correction import correct
@@ -101,38 +107,40 @@ def checked(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outc
     return checked_outcome(loop, loaded, policy)
 
 
-@suite_kind(keys.SelfCorrection, prepare=_can_check)
+@suite_kind(keys.SelfCorrection, prepare=_can_check, report=(correction_part,))
 def self_correction(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outcome:
     """Attempts, each after reading the one before."""
     return correct(loop, loaded, policy)
 
 
-@suite_kind(keys.GradedSuite, metric="best of N", prepare=_asks)
+@suite_kind(keys.GradedSuite, metric="best of N", prepare=_asks, report=(graded_part,))
 def graded(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outcome:
     """The policy as a judge."""
     return measure_judge(loop, loaded, policy, found)
 
 
-@suite_kind(keys.PreferenceSuite, metric="win rate", prepare=_judge_and_opponent, answers=False)
+@suite_kind(
+    keys.PreferenceSuite, metric="win rate", prepare=_judge_and_opponent, answers=False, report=(preference_part,)
+)
 def preference(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outcome:
     """A judge compares it with an opponent."""
     judge, opponent = found
     return compare(loop, loaded, policy, judge, opponent)
 
 
-@suite_kind(keys.RatingSuite, metric="rating", prepare=_rating_judge, answers=False)
+@suite_kind(keys.RatingSuite, metric="rating", prepare=_rating_judge, answers=False, report=(rating_part,))
 def rating(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outcome:
     """A judge rates every answer."""
     return rate(loop, loaded, policy, found)
 
 
-@suite_kind(keys.LengthSuite, metric="length score", prepare=_demands, answers=False)
+@suite_kind(keys.LengthSuite, metric="length score", prepare=_demands, answers=False, report=(length_part,))
 def length(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outcome:
     """Long texts, and perhaps a judge of them."""
     return measure_lengths(loop, loaded, policy, found)
 
 
-@suite_kind(keys.JudgeSuite, answers=False)
+@suite_kind(keys.JudgeSuite, answers=False, report=(judges_part,))
 def judge(loop: Inference, loaded: Loaded, policy: Policy, found: Any) -> Outcome:
     """Measures a judge and no policy: `selfimprove eval judge`."""
     raise InputError(

@@ -27,6 +27,7 @@ from selfimprove.recipe.judges import Reader, Reward
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.recipe.sections import Positive
 from selfimprove.statistics import wilson_interval
+from selfimprove.tasks.answers_report import answers_part
 from selfimprove.tasks.judge_file import RUBRIC, adopt, rating_judge, refuse_own_file, write_json_lines
 from selfimprove.tasks.thresholds import Threshold, threshold_for
 
@@ -153,7 +154,14 @@ def _suits(recipe: Recipe, options: Answer) -> None:
         raise ValueError("`data.held_out` needs `answer.precision` or `answer.coverage`: what to choose by")
 
 
-@task(options=Answer, reads=("data.held_out",), suits=_suits, check=prompts_to_answer, prepare=answer_with)
+@task(
+    options=Answer,
+    reads=("data.held_out",),
+    suits=_suits,
+    check=prompts_to_answer,
+    prepare=answer_with,
+    report=(answers_part,),
+)
 def answer(loop: Inference, options: Answer, found: tuple[Asked, Judge | None]) -> None:
     """Chooses the threshold where one is to be chosen, answers every prompt, and writes `answers.jsonl`.
 

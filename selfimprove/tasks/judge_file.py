@@ -23,6 +23,7 @@ from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import plain
 from selfimprove.statistics import bounded_interval
 from selfimprove.steps.kind import step_versions
+from selfimprove.tasks.answers_report import answers_part
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference
@@ -88,6 +89,7 @@ def _seen(recipe: Recipe, one: Example) -> list[str | None]:
     needs=Needs(prompts=True, model=False),
     check=responses_to_judge,
     prepare=file_to_judge,
+    report=(answers_part,),
 )
 def judge_file(loop: Inference, options: JudgeFile, found: tuple[list[Example], Judge]) -> None:
     """Scores every response, and writes `scores.jsonl`: the file's rows with `score` and `missing`.

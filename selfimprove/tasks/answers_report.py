@@ -9,10 +9,11 @@ from rich.console import Group
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from selfimprove.report.evaluation_tables import price
+from selfimprove.report.evaluated import price
 from selfimprove.report.events import Event
-from selfimprove.report.summary import count, dig, fixed, number, of_kind, text, with_interval
-from selfimprove.report.tables import Table, as_dict, as_list, counts
+from selfimprove.report.part import Part
+from selfimprove.report.summary import dig, fixed, number, of_kind, text, with_interval
+from selfimprove.report.table import Col, Table, as_dict, as_list, count, counts, decimals, interval, rate
 from selfimprove.report.text import visible
 
 _BAR = 30  # characters of the longest bar
@@ -28,8 +29,9 @@ def scores_view(event: Event) -> Group:
     shown = " (the reference shown)" if event.get("reference") else ""
     lines = [f"scores of {text(event.get('data'))} by {text(event.get('judge'))}{shown}"]
     if event.get("mean"):
+        mean = with_interval(event["mean"], "value", digits=2)
         n = f"{count(event.get('scored'))} of " * bool(event.get("missing")) + count(event.get("n"))
-        lines.append(f"n {n}, mean {_mean(event)}, quartiles {_quartiles(event)}")
+        lines.append(f"n {n}, mean {mean}, quartiles {_quartiles(event.get('quartiles'))}")
     if event.get("missing"):
         lines.append(f"missing: {counts(event['missing'])}")
     if cost := price(event.get("cost")):
@@ -67,7 +69,7 @@ def answer_lines(event: Event) -> list[str]:
     if held_out:
         value, of, shares = fixed(held_out.get("value"), 3), count(held_out.get("n")), ("coverage", "precision")
         lines.append(f"threshold {value}, chosen on {of} held-out prompts; there, so optimistic:")
-        lines.append("  " + ", ".join(f"{name} {_share(_named(held_out, name))}" for name in shares))
+        lines.append("  " + ", ".join(f"{name} {_share(_named(event, name))}" for name in shares))
         if held_out.get("unchecked"):
             lines.append(f"held-out answers that could not be checked, left out: {counts(held_out['unchecked'])}")
     elif event.get("threshold") is not None:
@@ -75,45 +77,62 @@ def answer_lines(event: Event) -> list[str]:
     return lines
 
 
-def scores_table(events: Sequence[Event]) -> Table:
-    """The report's table of a file's scores."""
-    columns = ["file", "judge", "n", "mean [95%]", "quartiles", "missing", "cost"]
-    event = last_of(events, "scores")
-    if event is None:
-        return Table(columns, [])
-    cells = [text(event.get("data")), text(event.get("judge")), count(event.get("n")), _mean(event), _quartiles(event)]
-    return Table(columns, [[*cells, counts(event.get("missing")), price(event.get("cost"))]])
-
-
-def histogram_table(events: Sequence[Event]) -> Table:
-    """How many scores lie where."""
-    histogram = as_dict((last_of(events, "scores") or {}).get("histogram"))
-    return Table(["score", "responses"], [[name, count(found)] for name, found in histogram.items()])
-
-
-def answers_table(events: Sequence[Event]) -> Table:
-    """The report's table of how many were answered, and by which threshold."""
-    columns = ["policy", "judge", "n", "answered, % [95%]", "declined", "threshold"]
-    columns += ["held-out coverage, % [95%]", "held-out precision, % [95%]"]
-    event = last_of(events, "answers")
-    if event is None:
-        return Table(columns, [])
-    held_out = as_dict(event.get("held_out"))
-    cells = [text(event.get("policy")), text(event.get("judge")), count(event.get("n"))]
-    cells += [with_interval(event.get("answered"), "value", scale=100), counts(event.get("declined"))]
-    cells += [fixed(event.get("threshold"), 3)]
-    shares = [with_interval(_named(held_out, name), "value", scale=100) for name in ("coverage", "precision")]
-    return Table(columns, [[*cells, *shares]])
-
-
-def first_answers_table(events: Sequence[Event]) -> Table:
-    """The first answers, whole."""
-    rows = as_list((last_of(events, "answers") or {}).get("examples"))
-    cells = [[_words(dig(row, "prompt")), _words(dig(row, "answer")), fixed(dig(row, "score"), 2)] for row in rows]
-    declined = [text(dig(row, "reason")) for row in rows]
-    return Table(
-        ["prompt", "answer", "score", "declined"], [[*own, why] for own, why in zip(cells, declined, strict=True)]
+def answers_part(events: Sequence[Event]) -> Part:
+    """What the judge gave a file's responses, and what was answered and declined."""
+    scores, answers = ([one] if (one := last_of(events, kind)) else [] for kind in ("scores", "answers"))
+    return Part(
+        "What was scored, answered and declined?",
+        "The histogram counts responses by their scores, rounded. Held-out figures are of the prompts that the "
+        "threshold was chosen on, so they are optimistic.",
+        tables=[_scores(scores), _histogram(scores), _answers(answers), _first_answers(answers)],
     )
+
+
+def _scores(events: Sequence[Event]) -> Table:
+    cols = [
+        Col("file", "data"),
+        Col("judge"),
+        Col("n", show=count),
+        Col("mean [95%]", "mean", interval(digits=2)),
+        Col("quartiles", show=_quartiles),
+        Col("missing", show=counts),
+        Col("cost", show=price),
+    ]
+    return Table("Scores", events, cols)
+
+
+def _histogram(events: Sequence[Event]) -> Table:
+    rows = [
+        {"score": score, "responses": found}
+        for event in events
+        for score, found in as_dict(event.get("histogram")).items()
+    ]
+    return Table("Histogram", rows, [Col("score"), Col("responses", show=count)])
+
+
+def _answers(events: Sequence[Event]) -> Table:
+    cols = [
+        Col("policy"),
+        Col("judge"),
+        Col("n", show=count),
+        Col("answered, % [95%]", "answered", rate),
+        Col("declined", show=counts),
+        Col("threshold", show=decimals(3)),
+        Col("held-out coverage, % [95%]", lambda event: _named(event, "coverage"), rate),
+        Col("held-out precision, % [95%]", lambda event: _named(event, "precision"), rate),
+    ]
+    return Table("Answers", events, cols)
+
+
+def _first_answers(events: Sequence[Event]) -> Table:
+    rows = [one for event in events for one in as_list(event.get("examples"))]
+    cols = [
+        Col("prompt", show=_words),
+        Col("answer", show=_words),
+        Col("score", show=decimals(2)),
+        Col("declined", "reason"),
+    ]
+    return Table("The first answers", rows, cols)
 
 
 def _bars(histogram: dict[str, Any]) -> list[str]:
@@ -125,16 +144,14 @@ def _bars(histogram: dict[str, Any]) -> list[str]:
     return [f"{name:>{width}}  {bars[name]:<{_BAR}}  {found}" for name, found in histogram.items()]
 
 
-def _mean(event: Event) -> str:
-    return with_interval(event.get("mean"), "value", digits=2)
+def _quartiles(quartiles: Any) -> str:
+    return " ".join(fixed(value, 2) for value in as_list(quartiles))
 
 
-def _quartiles(event: Event) -> str:
-    return " ".join(fixed(value, 2) for value in as_list(event.get("quartiles")))
-
-
-def _named(figures: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"value": figures.get(name), "low": figures.get(f"{name}_low"), "high": figures.get(f"{name}_high")}
+def _named(event: Event, name: str) -> dict[str, Any]:
+    """A figure of the held-out prompts with its interval."""
+    ends = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    return {end: dig(event, "held_out", key) for end, key in ends.items()}
 
 
 def _share(figures: Any) -> str:
