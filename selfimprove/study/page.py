@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,22 +9,15 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from selfimprove.artefacts import write_file
-from selfimprove.report.figures import BLUE, GREY, INK, STYLE, add_legend, label, new_figure, policy_axis, to_svg
 from selfimprove.report.summary import between, count, fixed, metric_of
 from selfimprove.report.tables import Table
 from selfimprove.report.text import visible
-from selfimprove.study.collect import ALL, Row
+from selfimprove.study.claims import shown, when
+from selfimprove.study.collect import ALL, Row, beats
+from selfimprove.study.picture import INK, bars, png, svg
 from selfimprove.study.plan import Study
-
-# A file by itself has no page whose colour it takes.
-_STANDALONE = (
-    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="720" ',
-    "<style>svg { color: #1b1f24; } @media (prefers-color-scheme: dark) { svg { color: #e4e8ec; } }</style>",
-)
 
 
 def outcome_sentences(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -44,22 +36,21 @@ def outcome_sentences(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def _sentence(study: Study, rows: Sequence[Row], row: Row, where: str) -> str:
     points = " points" if metric_of(row).scale == 100 else ""
-    change = _shown(row, "minus_start", sign=True).replace(" [", f"{points} [")
+    change = shown(row, "minus_start").replace(" [", f"{points} [")
     seeds = f"{row['minus_start_seeds']} seed{'s' * (row['minus_start_seeds'] != 1)}"
     text = f"{row['arm']}, {_step(row)}{where} against the start ({row['start']}): {change}"
     parts = [f"{text} ({seeds}, {row['minus_start_n']} items){_noise(row, 'minus_start', 'noise')}"]
-    for name in study.placebo if row["arm"] not in study.placebo else ():
-        column = "minus_placebo" if len(study.placebo) == 1 else f"minus_placebo_{name}"
+    for column, name in study.placebo_columns().items() if row["arm"] not in study.placebo else ():
         own = _last(rows, name, row["suite"], row["round"])
         if own is None or row[column] is None:
             parts.append(f"{name}: not measured at this round")
             continue
-        above = _shown(row, column, sign=True)
-        parts.append(f"{name} {_shown(own, 'minus_start', sign=True)}, so {above} above it{_noise(row, column, name)}")
+        says = {"yes": "yes", "no": "no, it is below it", "not told": "not told"}[str(beats(row, column))]
+        parts.append(f"beats the placebo {name} ({shown(own, 'minus_start')}): {says}, {shown(row, column)}")
     if not study.placebo:
         parts.append("no placebo arm: this is no evidence of a gain")
     if study.oracle and row["arm"] != study.oracle:
-        gap = _shown(row, "gap_to_oracle")
+        gap = shown(row, "gap_to_oracle")
         parts.append(f"gap to the oracle {gap}" if gap else f"{study.oracle}: not measured at this round")
     return "; ".join(parts)
 
@@ -82,62 +73,33 @@ def _noise(row: Row, name: str, what: str) -> str:
     return f", not told from {what}" if row[f"{name}_low"] <= 0 <= row[f"{name}_high"] else ""
 
 
-def _shown(row: Row, name: str, *, sign: bool = False) -> str:
-    """`+1.2 [0.3, 2.0]` in the metric's unit; empty without a value."""
-    if row[name] is None:
-        return ""
-    metric = metric_of(row)
-    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-    return between((row[name], row[low], row[high]), digits=metric.digits, scale=metric.scale, sign=sign)
-
-
-def bars(study: Study, rows: Sequence[Row], suite: str) -> Figure | None:
-    """Start and rounds of each arm on a suite, over seeds, with 95% intervals; later rounds stand out more."""
+def chart(study: Study, rows: Sequence[Row], suite: str) -> Any:
+    """Start and rounds of each arm on a suite, over seeds; None where nothing was measured."""
     mine = [row for row in rows if row["suite"] == suite and row["seed"] == ALL and row["value"] is not None]
     arms = [arm for arm in study.arms if any(row["arm"] == arm for row in mine)]
     steps = sorted({_step(row): row["round"] for row in mine}.items(), key=lambda one: (one[0] != "start", one[1]))
-    if not mine:
-        return None
-    metric, width = metric_of(mine[0]), 0.82 / len(steps)
-    figure, (ax,) = new_figure(3.0)
-    for index, (step, _) in enumerate(steps):
-        shift = width * (index - (len(steps) - 1) / 2)
-        drawn = [row for row in mine if _step(row) == step]
-        values, lows, highs = ([metric.scale * row[key] for row in drawn] for key in ("value", "low", "high"))
-        ax.bar(
-            [arms.index(row["arm"]) + shift for row in drawn],
-            values,
-            width * 0.9,
-            color=GREY if step == "start" else BLUE,
-            alpha=0.55 if step == "start" else 0.4 + 0.6 * index / max(len(steps) - 1, 1),
-            yerr=[[v - low for v, low in zip(values, lows, strict=True)],
-                  [high - v for v, high in zip(values, highs, strict=True)]],
-            error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 2.5},
-            label=label(step) if len(steps) < 5 or index in (0, 1, len(steps) - 1) else None,
-        )  # fmt: skip
-    policy_axis(ax, arms)
-    ax.set_xlabel("")
-    ax.grid(False, axis="x")
-    ax.set_ylabel(f"{label(suite)}: {label(metric.name)}{' (%)' if metric.unit else ''}")
-    add_legend(ax)
-    return figure
+    return bars([{**row, "step": _step(row)} for row in mine], arms, [step for step, _ in steps]) if mine else None
 
 
-def write_page(study: Study, rows: Sequence[Row], failed: Mapping[str, str], state: str) -> None:
-    """`study.html`, and (once something was measured) `study.svg` and `study.png`, in the study's folder."""
+def write_page(
+    study: Study,
+    rows: Sequence[Row],
+    failed: Mapping[str, str],
+    state: str,
+    claims: Sequence[Row] = (),
+    known: Sequence[Row] = (),
+) -> None:
+    """`study.html`, and (once something was measured) `study.svg` and `study.png`, in the study's folder. claims: the
+    judged ones; known: all that the folder knows, those too that left the study file."""
     folder, name = Path(study.output), Path(study.output).resolve().name
     suite = next((row["suite"] for row in rows), "")
     title = f"Start and rounds of each arm on {suite}, over seeds, with 95% intervals"
     picture = Markup("")
-    with rc_context(STYLE):
-        if figure := bars(study, rows, suite):
-            picture = to_svg(figure, "study", str(Markup.escape(visible(title))))
-            opened, style = _STANDALONE
-            alone = str(picture).replace("<svg ", opened, 1).replace(">", f">{style}", 1)
-            write_file(folder / "study.svg", alone.encode("utf-8", "xmlcharrefreplace"))
-            image = io.BytesIO()
-            figure.savefig(image, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-            write_file(folder / "study.png", image.getvalue())
+    if drawn := chart(study, rows, suite):
+        text = svg(drawn, title)
+        write_file(folder / "study.svg", text.encode("utf-8", "xmlcharrefreplace"))
+        write_file(folder / "study.png", png(drawn))
+        picture = Markup(text.replace(INK, "currentColor"))
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
@@ -149,10 +111,17 @@ def write_page(study: Study, rows: Sequence[Row], failed: Mapping[str, str], sta
         failed=failed,
         title=title,
         picture=picture,
+        claims=_claims(claims),
+        dropped=[one["claim"] for one in known if "dropped" in one],
         together=_table([row for row in rows if row["seed"] == ALL]),
         alone=_table([row for row in rows if row["seed"] != ALL]),
     )
     write_file(folder / "study.html", page.encode("utf-8", "xmlcharrefreplace"))
+
+
+def _claims(claims: Sequence[Row]) -> Table:
+    rows = [[one["claim"], one["verdict"], one["found"], fixed(one["p"], 3), when(one)] for one in claims]
+    return Table(["claim", "verdict", "found [95%]", "p, Holm", "written"], rows)
 
 
 def _finalize(value: Any) -> Any:
@@ -176,13 +145,16 @@ def _table(rows: Sequence[Row]) -> Table:
     for row in rows:
         line = [str(row[key]) for key in ("arm", "seed", "round", "policy")]
         line += [row["suite"], row["metric"]] if several else ["", ""]
-        line += [_shown(row, "value"), count(row["n"]), count(row["seeds"])]
+        line += [shown(row, "value"), count(row["n"]), count(row["seeds"])]
         for name in compared:
             fewer = [f"{row[f'{name}_{key}']} {word}" for key, word in (("n", "items"), ("seeds", "seeds"))
                      if row[name] is not None and row[f"{name}_{key}"] != row[key]]  # fmt: skip
-            line.append(", ".join([_shown(row, name, sign=name != "gap_to_oracle"), *fewer]))
+            line.append(", ".join([shown(row, name), *fewer]))
+            line += [row[name.replace("minus", "beats", 1)] or ""] if "placebo" in name else []
             line.append(fixed(row[f"{name}_p"], 3))
         share = tuple(row[f"share_of_oracle{part}"] for part in ("", "_low", "_high"))
         cells.append([*line, between(share if share[0] is not None else None, digits=0, scale=100)])
-    columns += [column for name in compared.values() for column in (f"{name} [95%]", "p")]
+    for key, name in compared.items():
+        beat = [name.replace("minus", "beats", 1) + "?"] if "placebo" in key else []
+        columns += [f"{name} [95%]", *beat, "p"]
     return Table([*columns, "share of oracle, % [95%]"], cells)
