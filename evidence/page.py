@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import yaml
 from jinja2 import Environment, StrictUndefined
 
@@ -81,6 +82,7 @@ def page(name: str) -> tuple[str, dict[str, str]]:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    environment.globals |= {name: getattr(common, name) for name in ("shown", "each", "plain", "upper", "row", "head")}
     template = environment.from_string((folder / "page.md.j2").read_text(encoding="utf-8"))
     return template.render(**found), pictures
 

@@ -1,0 +1,188 @@
+"""The evidence pages' own figures: intervals and verdicts by values computed by hand, and what is collected of runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+import selfimprove
+from selfimprove.errors import RunFailed
+from selfimprove.recipe.recipe import Recipe
+from selfimprove.report.terminal import Progress
+
+EVIDENCE = Path(__file__).parent.parent / "evidence"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A module of the folder `evidence`."""
+    monkeypatch.syspath_prepend(EVIDENCE)
+    return importlib.import_module
+
+
+@pytest.fixture
+def common(module: Callable[[str], Any]) -> Any:
+    return module("common")
+
+
+def ends(estimate: Any) -> tuple[float, float, float]:
+    assert estimate is not None
+    return estimate.value, estimate.low, estimate.high
+
+
+def test_the_crossed_interval_of_one_seed_is_the_binomial_one(common: Any) -> None:
+    # P(Bin(10, 1/2) <= 1) = 11/1024 = .011 and <= 2: 56/1024 = .055, so the 2.5% quantile is 2; 7 of 10: 1 - .055
+    # = .945 is at most 7, 1 - .011 = .989 at most 8: the 97.5% quantile is 8.
+    found = common.crossed([[0, 1] * 5])
+    assert ends(found) == pytest.approx((0.5, 0.2, 0.8)) and (found.n, found.by_seed) == (10, (0.5,))
+    # copies of one seed carry nothing new about items
+    assert ends(common.crossed([[0, 1] * 5] * 3)) == pytest.approx((0.5, 0.2, 0.8))
+
+
+def test_the_crossed_interval_draws_seeds_too(common: Any) -> None:
+    # Every item is alike, so only seeds vary: both draws are seed 0 with probability 1/4 > .025, likewise seed 1.
+    assert ends(common.crossed([[0] * 50, [1] * 50])) == pytest.approx((0.5, 0, 1))
+    # Three seeds: all draws are the first with probability 1/27 = .037 > .025.
+    assert ends(common.crossed([[0] * 9, [1] * 9, [1] * 9])) == pytest.approx((2 / 3, 0, 1))
+
+
+def test_the_nested_interval_draws_within_seeds(common: Any) -> None:
+    # Half of Bin(10, 1/2) / 10 plus half of 1: ends (.2 + 1) / 2 and (.8 + 1) / 2.
+    found = common.nested([[0, 1] * 5, [1] * 4])
+    assert ends(found) == pytest.approx((0.75, 0.6, 0.9)) and (found.n, found.by_seed) == (14, (0.5, 1.0))
+
+
+def test_intervals_over_seeds_and_of_shares(common: Any) -> None:
+    # mean 2, standard deviation 1, t(.975, 2 degrees) = 4.30265; half width 4.30265 / sqrt(3)
+    assert ends(common.over_seeds([1, 2, 3])) == pytest.approx((2, 2 - 2.48414, 2 + 2.48414), abs=1e-5)
+    assert np.isnan(common.over_seeds([5.0]).low) and common.over_seeds([]) is None
+    # Wilson for 5 of 10, as in Newcombe (1998)
+    assert ends(common.share([2, 3, 0], [4, 6, 0])) == pytest.approx((0.5, 0.2366, 0.7634), abs=5e-5)
+    assert common.share([0], [0]) is None
+    # standard error 1 / sqrt(3): t = 3.4641; with two degrees p = 1 - t / sqrt(t^2 + 2) = .07418
+    assert common.p_value(common.over_seeds([1, 2, 3])) == pytest.approx(0.07418, abs=1e-5)
+    assert [common.p_value(common.over_seeds([x] * 5)) for x in (0.0, 0.1)] == [1.0, 0.0]
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=4, max_size=4), min_size=1, max_size=4))
+def test_intervals_contain_the_estimate_and_do_not_change(table: list[list[int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EVIDENCE)
+        common = importlib.import_module("common")
+    for found, again in (
+        (f(table), f(table)) for f in (common.crossed, common.nested, lambda t: common.drawn_seeds(t[0]))
+    ):
+        assert found == again and found.low <= found.value + 1e-12 and found.value <= found.high + 1e-12
+
+
+def test_a_verdict_follows_from_the_interval(common: Any) -> None:
+    def said(low: float, high: float, says: str = "above", bound: float = 0.0) -> str:
+        return str(common.verdict(common.Estimate((low + high) / 2, low, high, 1), says, bound))
+
+    assert said(0.1, 0.3) == said(-0.3, -0.1, "below") == "holds"
+    assert said(-0.3, -0.1) == said(0.5, 0.7, "below", 0.38) == "contradicted"
+    assert said(-0.1, 0.1) == said(0.0, 0.1) == said(0.0, 0.0, "below") == "cannot be told apart"
+    assert common.verdict(None) == "not run"
+
+    class Figures:
+        def of(self, *seeds: float) -> Any:
+            return common.over_seeds(seeds)
+
+    claims = [{"unit": "points", "figure": ["of", *seeds]} for seeds in ((0.1, 0.11, 0.12), (), (0.1, 0.0, -0.1))]
+    first, none, last = common.judged(claims, Figures())
+    assert (first["found"], first["each"]) == ("+11.0 [+8.5, +13.5]", "+10.0, +11.0, +12.0")
+    assert first["p"] == pytest.approx(2 * common.p_value(first["estimate"]))
+    assert (none["verdict"], none["found"], none["p"]) == ("not run", "", None)
+    assert [*common.by_verdict([last, first])] == ["holds", "cannot be told apart"]
+
+
+def test_figures_are_written_in_their_unit(common: Any) -> None:
+    assert common.shown(common.Estimate(-0.0004, -0.01, 0.012, 3), "points") == "+0.0 [-1.0, +1.2]"
+    assert common.shown(common.over_seeds([0.123]), "accuracy") == "12.3" and common.shown(None, "h") == ""
+    assert common.head("", "a") == "|  | a |\n|---|---|"
+
+
+# Self-Lengthen
+
+
+def item(asked: int, written: int, value: float, finished: bool = True) -> dict[str, Any]:
+    return {
+        **{"id": f"{asked}", "kind": "about" if asked < 100 else "below", "asked": asked, "words": written},
+        **{"score": value, "distinct_4": 1.0, "longest_repeat": 0 if finished else 12, "finished": finished},
+    }
+
+
+def one_run(more: int) -> dict[str, Any]:
+    """Two rounds: answers grow by `more` words, of two longer texts one only repeats itself."""
+
+    def round_of(extra: int) -> dict[str, Any]:
+        answers = [[20 + extra, 17 + extra, 1], [40 + extra, 37 + extra, 2]]
+        longer = [[60 + extra, 57 + extra, 3], [80 + extra, 40, 9]]
+        filters = {"initial": {"wanted": 3, "kept": 2, "rejected": {"unfinished": 4}}}
+        return {"texts": answers, "pairs": list(zip(answers, longer, strict=True)), "filters": filters}
+
+    suite = {
+        "untrained": [item(60, 200, 0.0, False), item(200, 100, 0.5)],
+        "generator 2": [item(60, 210, 0.2), item(200, 110 + more, 0.5)],
+        "final": [item(60, 70, 1.0), item(200, 190, 0.9)],
+    }
+    return {"growth": 1.2, "rounds": {"1": round_of(0), "2": round_of(more)}, "suite": suite}
+
+
+def test_figures_of_lengths_by_hand(module: Callable[[str], Any]) -> None:
+    results = module("self_lengthen.figures").Results({str(seed): one_run(8 + seed) for seed in range(3)})
+    first, more = results.mean_words(1, "answers"), results.more_words("answers")
+    assert (first.value, first.low) == (30, 30)  # the same in every seed
+    half = 4.3027 * 1 / 3**0.5  # t(.975, 2 degrees); 8, 9 and 10 have a standard deviation of 1
+    assert (more.value, more.low) == pytest.approx((9, 9 - half), abs=1e-3)
+    assert results.mean_words(1, "longer texts").value == 70
+    assert results.growth(1, 0).value == (60 / 20 + 80 / 40) / 2
+    # 57 of 17 different runs are growth; 40 of 37 are not 1.2 times as many
+    assert results.growth(1, 1).value == pytest.approx((57 / 17 + 40 / 37) / 2)
+    assert results.only_repetition(1) == (3, 6) and results.repeated(1) == (6, 9)
+    assert results.filter(1, "initial") == (9, 6, "unfinished: 12")
+    assert results.mean("final", "score").value == pytest.approx(0.95)
+    assert results.mean("final", "score", "below").value == pytest.approx(0.9)
+    assert results.mean("untrained", "unfinished").value == results.mean("untrained", "repeats").value == 0.5
+    assert results.less("generator 2", "untrained", "words").by_seed == (14, 14.5, 15)
+    assert results.follows("untrained").value == pytest.approx(-1)
+    assert results.follows_more("final", "untrained").value == pytest.approx(2)
+
+
+def test_a_run_of_self_lengthen_is_collected(
+    module: Callable[[str], Any], lengthen_recipe: Callable[..., Recipe], tiny_data: Path, tmp_path: Path
+) -> None:
+    figures = module("self_lengthen.figures")
+    queries = [
+        {"type": kind, "constraint": text, "query": f"Say it in {text}."}
+        for kind, text in (("about", "5 words"), ("range", "3-9 words"), ("above", "4 words"), ("below", "8 words"))
+    ]
+    write_jsonl(tiny_data / "queries.jsonl", queries)
+    suite = {"name": figures.SUITE, "kind": "length", "data": "queries.jsonl", "max_new_tokens": 24}
+    (tiny_data / "suite.yaml").write_text(yaml.safe_dump(suite))
+    folder = tmp_path / "run"
+    recipe = lengthen_recipe(seed=0, output=str(folder), evaluate=["suite.yaml"])
+    selfimprove.run(recipe, Progress(Console(quiet=True)))
+    seed, found = figures.one_run(folder)
+    assert seed == "0" and [*found["suite"]] == ["untrained", "generator 1", "final"]
+    assert [len(items) for items in found["suite"].values()] == [4, 4, 4]
+    only = found["rounds"]["1"]
+    assert len(only["texts"]) == only["filters"]["initial"]["kept"] > 0
+    assert len(only["pairs"]) == only["filters"]["extended"]["kept"] > 0
+    assert all(longer[0] > answer[0] for answer, longer in only["pairs"])
+    assert figures.Results({seed: found}).mean_words(1, "answers").n == 1
+    metrics = folder / "metrics.jsonl"
+    lines = [line for line in metrics.read_text().splitlines(keepends=True) if '"event": "done"' not in line]
+    metrics.write_text("".join(lines))
+    with pytest.raises(RunFailed, match="is not finished"):
+        figures.one_run(folder)
