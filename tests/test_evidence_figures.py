@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,88 @@ def test_a_run_of_self_lengthen_is_collected(
     metrics.write_text("".join(lines))
     with pytest.raises(RunFailed, match="is not finished"):
         figures.one_run(folder)
+
+
+# SCoRe
+
+
+def correction(t1: float, t2: float) -> dict[str, Any]:
+    """An evaluation with two attempts, as far as the page reads it."""
+
+    def figure(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 800}
+
+    return {"self_correction": {"turns": {"1": figure(t1), "2": figure(t2)}, "delta": figure(t2 - t1)}}
+
+
+def lab_run(t1: float, t2: float, kl: float | None = None) -> dict[str, Any]:
+    """A run of two stages from a base of 60 and 50%; M1 is worse than either."""
+    policies = {"M0": correction(0.6, 0.5), "M9": correction(0.1, 0.1), "M10": correction(t1, t2)}
+    last = {"accuracy/turn_1": t1, "kl/turn_1": kl, "kl/turn_2": 0.0}  # the second turn was not trained
+    stages = [{"last": {"kl/turn_1": 9.0}}, {"last": last}] if kl is not None else []
+    return {"git": "abcdefgh", "evaluations": {"lab-evaluation-turns": policies}, "stages": stages}
+
+
+def test_figures_of_two_attempts_are_of_the_last_policy_and_paired_by_seed(module: Callable[[str], Any]) -> None:
+    figures = module("score.figures")
+    runs = {
+        name: {str(seed): lab_run(0.6, 0.6 + delta, 0.05) for seed, delta in enumerate(found)}
+        for name, found in {"score": (0.01, 0.03, 0.05), "alpha-0": (0.02, 0.0, 0.03)}.items()
+    }
+    del runs["alpha-0"]["1"]
+    lab = figures.Lab(runs, "lab-evaluation-turns")
+    assert lab.methods == ["base", "score", "alpha-0"]
+    assert lab.estimate("score", "delta").by_seed == pytest.approx((0.01, 0.03, 0.05))
+    between = lab.estimate("score", "delta", "alpha-0")
+    # mean .005, half width t(.975, 1 degree) = 12.706 times half the range, .015
+    assert between.by_seed == pytest.approx((-0.01, 0.02))
+    assert (between.value, between.low) == pytest.approx((0.005, 0.005 - 12.706 * 0.015), abs=1e-5)
+    # the base's first attempt is .6, the second attempts .61, .63, .65
+    pays = lab.estimate("score", "t2", "base", "t1")
+    assert pays.value == pytest.approx(0.03) and figures.gain(pays).endswith("which cannot be told from 0")
+    assert lab.estimate("star", "t2") is None and lab.estimate("base", "kl_1") is None
+    assert lab.estimate("score", "kl_1").value == pytest.approx(0.05) and lab.estimate("score", "kl_2") is None
+    assert figures.codes(lab) == "Code of the runs. abcdefg: seeds 0 to 2 of SCoRe, seeds 0, 2 of alpha 0."
+
+
+def test_every_method_of_the_lab_has_a_name_and_a_mark(
+    module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EVIDENCE.parent)
+    methods = importlib.import_module("benchmarks.lab.score_methods").SCORE_METHODS
+    assert {*module("score.figures").METHODS} == {"base", *methods}
+
+
+def test_recorded_bases_of_a_seed_are_one(module: Callable[[str], Any]) -> None:
+    """As the page says: of one seed, all methods start from a base that answers alike."""
+    for lab in module("score.figures").load()[0]:
+        for seed in range(5):
+            found = [seeds[seed]["evaluations"][lab.suite]["M0"] for seeds in lab.runs.values()]
+            assert all(one["self_correction"] == found[0]["self_correction"] and one["n"] == 800 for one in found)
+
+
+def test_a_run_of_score_is_collected(module: Callable[[str], Any], tmp_path: Path) -> None:
+    figures = module("score.figures")
+    row = {"step": 1, "accuracy/turn_1": 0.25, "accuracy/turn_2": 0.5, "kl/turn_1": 0.01}
+    seconds = {"seconds/sampling": 6.0, "seconds/rewards": 0.0, "seconds/scoring": 1.0, "seconds/training": 3.0}
+    with_examples = correction(0.25, 0.5)["self_correction"] | {"examples": ["long"]}
+    one = {"event": "evaluation", "suite": "self-correction", "round": 0, "self_correction": with_examples}
+    events: list[dict[str, Any]] = [
+        {"event": "run", "recipe": {"seed": 0}, "versions": {"git": "abcdefgh"}, "device": "cpu"},
+        {"event": "training", "stage": "sft", "history": []},
+        {"event": "training", "stage": "score", "score_stage": 1, "policy": "M1", "history": [row | seconds] * 2},
+        {"event": "probe", "stage": "base", "policy": "M0", "prompts": 2, "samples": 4, "figures": {}},
+        {"event": "evaluation", "suite": "words", "policy": "M1", "value": 0.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    with pytest.raises(RunFailed, match="no evaluation with a second attempt"):
+        figures.one_run(tmp_path)
+    events += [one | {"policy": "M0", "policy_digest": "same"}, one | {"policy": "M1", "policy_digest": "own"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    run = figures.one_run(tmp_path)
+    assert len(run["evaluations"]) == 2 and "examples" not in run["evaluations"][0]["self_correction"]
+    other = {**run, "evaluations": [run["evaluations"][0]]}
+    policies = figures.smollm2_policies({"score": run, "alpha-0": other})
+    assert [(one["run"], one["policy"], one["n"]) for one in policies] == [("2 runs", "M0", 800), ("score", "M1", 800)]
+    drawn = ["score", "I", "2", "25.0 to 25.0", "50.0 to 50.0", "", "0.010 to 0.010", "", "10.0", "60", "0", "10", "30"]
+    assert figures.smollm2_stages({"score": run}) == [drawn]
