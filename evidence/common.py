@@ -192,35 +192,34 @@ def head(*cells: str) -> str:
 
 
 def dots(
-    points: Iterable[tuple[str, str, str, Estimate | None]], title: str, scale: float = 1, height: int = 190
+    points: Iterable[tuple[str, str, str, Estimate | None]],
+    title: str,
+    scale: float = 1,
+    *,
+    at: float = 0.0,
+    seeds: bool = True,
 ) -> Any:
-    """Of (panel, x, series, estimate): a dot with its interval and, beside it, each seed's value as a ring."""
+    """Of (panel, x, series, estimate): a dot with its interval and each seed's value as a ring; a line `at` a value."""
     import altair as alt
 
     known = [(panel, x, series, found) for panel, x, series, found in points if found]
-    orders = [list(dict.fromkeys(one[place] for one in known)) for place in range(3)]
-    rows, rings = [], []
+    panels, places, names = (list(dict.fromkeys(one[place] for one in known)) for place in range(3))
+    rows: list[Row] = []
     for panel, x, series, found in known:
         key = {"panel": panel, "x": x, "series": series}
         rows.append({**key, **{end: scale * getattr(found, end) for end in ("value", "low", "high")}})
-        rings += [{**key, "value": scale * one} for one in found.by_seed]
-    colour = alt.Color("series:N", sort=orders[2], title=None, scale=alt.Scale(domain=orders[2], range=list(COLOURS)))
-    where = {
-        "x": alt.X("x:N", sort=orders[1], title=None, axis=alt.Axis(labelAngle=0)),
-        "xOffset": alt.XOffset("series:N", sort=orders[2]),
-        "color": colour,
-    }
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
-    base, seeds = alt.Chart().encode(**where), alt.Chart().encode(**where)
+        rows += [{**key, "seed": scale * one} for one in found.by_seed if seeds]
+    base = alt.Chart().encode(
+        x=alt.X("x:N", sort=places, title=None, axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("series:N", sort=names),
+        color=alt.Color("series:N", sort=names, title=None, scale=alt.Scale(domain=names, range=list(COLOURS))),
+    )
+    line = alt.Chart().mark_rule(color=INK, strokeDash=[3, 3], strokeWidth=0.8)
     chart = alt.layer(
-        base.mark_rule(strokeWidth=1.4)
-        .encode(y=alt.Y("low:Q", title=title), y2="high:Q")
-        .transform_filter("isValid(datum.low)"),
-        base.mark_point(filled=True, size=36, opacity=1).encode(y=y).transform_filter("isValid(datum.low)"),
-        seeds.mark_point(size=12, strokeWidth=0.7, xOffset=4).encode(y=y).transform_filter("!isValid(datum.low)"),
-        alt.Chart().mark_rule(color=INK, strokeDash=[3, 3]).encode(y=alt.datum(0))
-        if title.endswith("points)")
-        else base.mark_point(opacity=0),
-        data=alt.Data(values=[*rows, *rings]),
-    ).properties(width=460, height=height)
-    return chart.facet(row=alt.Row("panel:N", sort=orders[0], title=None)) if len(orders[0]) > 1 else chart
+        line.encode(y=alt.datum(at)),
+        base.mark_rule(strokeWidth=1.4).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
+        base.mark_point(filled=True, size=36, opacity=1).encode(y=alt.Y("value:Q", title=title)),
+        base.mark_point(size=14, strokeWidth=0.7).encode(y=alt.Y("seed:Q", title=title)),
+        data=alt.Data(values=rows),
+    ).properties(width=460, height=190)
+    return chart.facet(row=alt.Row("panel:N", sort=panels, title=None)) if len(panels) > 1 else chart

@@ -18,8 +18,10 @@ from rich.console import Console
 
 import selfimprove
 from selfimprove.errors import RunFailed
+from selfimprove.judging.agreement import kendall_tau_a
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.terminal import Progress
+from selfimprove.study.plan import Planned
 
 EVIDENCE = Path(__file__).parent.parent / "evidence"
 
@@ -272,3 +274,97 @@ def test_a_run_of_score_is_collected(module: Callable[[str], Any], tmp_path: Pat
     assert [(one["run"], one["policy"], one["n"]) for one in policies] == [("2 runs", "M0", 800), ("score", "M1", 800)]
     drawn = ["score", "I", "2", "25.0 to 25.0", "50.0 to 50.0", "", "0.010 to 0.010", "", "10.0", "60", "0", "10", "30"]
     assert figures.smollm2_stages({"score": run}) == [drawn]
+
+
+# CREAM
+
+
+def test_pair_counts_by_hand(module: Callable[[str], Any]) -> None:
+    collect = module("cream.collect")
+    # 1<2<3 against 1<3<2: two pairs alike, one opposite
+    assert collect.pair_counts([1, 2, 3], [1, 3, 2]) == (1, 3)
+    # the last two are one response: their pair is tied on both sides, five of six are left, all alike
+    assert collect.pair_counts([1, 2, 3, 3], [4, 5, 6, 6]) == (5, 5)
+    assert collect.pair_counts([1, 1], [2, 2]) == (0, 0)
+    for scores in np.random.default_rng(0).integers(0, 4, size=(40, 2, 5)).astype(float):
+        assert collect.pair_counts(*scores)[0] / 10 == pytest.approx(kendall_tau_a(*scores))
+
+
+def made_up(arm: str, seed: int, better: int = 0, order: str = "10 0 -5") -> dict[str, Any]:
+    """A run whose M2 and M3 have one item more right than M1, or as many."""
+    agreement = {"models": "M2, M1", "pairs_per_prompt": 10, "prompts": "x", "order": order, "untied": "10 0 5"}
+    values = {"labels_right": 1, "labels_telling": 2, "mean_length": 3.0 + seed, "agreement": agreement}
+    m1 = "1" * 99 + "0" * 99
+    right = {"M0": "0" * 198, "M1": m1, "M2": m1, "M3": "1" * (99 + better) + "0" * (99 - better)}
+    return {
+        **{"setting": "paper-beta", "arm": arm, "seed": seed, "last_agreement": agreement},
+        "policies": {name: {"right": one} for name, one in right.items()},
+        "rounds": [{"round": number, **values} for number in (1, 2)],
+    }
+
+
+def test_figures_of_arms_by_hand(module: Callable[[str], Any]) -> None:
+    figures = module("cream.figures")
+    runs = [made_up("cream", seed, better=2) for seed in (2, 3, 4)] + [made_up("srlm", seed) for seed in (2, 3)]
+    setting = figures.Setting(runs, "paper-beta")
+    assert setting.arms == ["cream", "srlm"] and setting.accuracy("srlm", "M1").value == 0.5
+    assert setting.change("cream").value == pytest.approx(2 / 198) and setting.change("cream", "M3", "M3").high == 0
+    between = setting.difference("cream", "srlm")
+    assert (between.n, len(between.by_seed)) == (2 * 198, 2), "of the seeds that both have"
+    assert setting.difference("cream", "random") is None and setting.change("verifier") is None
+    # of three prompts one has no order; tied pairs left out 10/10 and -5/5, with them 10/10 and -5/10
+    assert setting.tau("cream", 1).value == 0 and setting.tau("cream", 1, True).value == pytest.approx(0.25)
+    assert setting.last_tau_difference("cream", "srlm").value == 0 and setting.last_tau("random") is None
+    assert setting.tied("cream", 1).value == pytest.approx(0.5)
+    assert (setting.labels("cream").value, setting.labels("cream").n) == (0.5, 12)
+    assert setting.over("cream", 1, "mean_length").value == 6
+    runs[3]["last_agreement"] = {**runs[3]["last_agreement"], "prompts": "y"}
+    with pytest.raises(ValueError, match="have other prompts"):
+        figures.Setting(runs, "paper-beta").last_tau_difference("cream", "srlm")
+
+
+def test_figures_of_the_lab_by_hand(module: Callable[[str], Any]) -> None:
+    def run(gain: float, auroc: float | None) -> dict[str, Any]:
+        one = {"labels": {"right": 6, "wrong": 2, "equal": 2}, "pairs": 10, "tau_untied": 0.5, "consistency": 0.7}
+        prediction = {"prediction": {"auroc": auroc}}
+        accuracies = {f"M{n}": {"value": 0.5 + gain * (n - 1)} for n in (1, 2, 3, 4)}
+        return {"evaluations": {"lab-evaluation": accuracies}, "rounds": [one, one | prediction, one | prediction]}
+
+    runs = {"cream": {str(n): run(-0.01, 0.5) for n in range(3)}, "srlm": {str(n): run(-0.1, None) for n in range(2)}}
+    runs["srlm"]["2"] = {"stopped": "a gate"}
+    lab = module("cream.figures").Lab(runs, "large step")
+    assert lab.methods == ["cream", "srlm"]
+    assert lab.change("srlm").value == pytest.approx(-0.3) and lab.change("srlm", "M4", "M3").value == pytest.approx(
+        -0.1
+    )
+    assert lab.difference("cream", "srlm").by_seed == pytest.approx((0.27, 0.27)), "of the seeds that both have"
+    assert lab.difference("cream", "truth") is None
+    assert lab.wrong("cream").value == 0.25 and lab.wrong_by_round("cream") == "25, 25, 25"
+    assert lab.equal("cream").value == pytest.approx(0.2) and lab.mean("cream", 1, "consistency") == pytest.approx(0.7)
+    assert lab.auroc_by_round("cream") == "-, 0.50, 0.50" and lab.auroc_by_round("srlm") == ""
+
+
+def test_a_run_of_cream_is_collected(
+    module: Callable[[str], Any], tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    collect = module("cream.collect")
+    places = {"output": str(tmp_path / "run"), "store": str(tmp_path / "steps")}
+    recipe = tiny_recipe("cream", rounds=3, cream={"first_round": "sft_middle"}, **places)
+    planned = Planned("cream", 0, recipe)
+    assert collect.one_run("paper-beta", planned) is None
+    selfimprove.run(recipe, Progress(Console(quiet=True)))
+    run = collect.one_run("paper-beta", planned, first=2)
+    assert [*run["policies"]] == ["M0", "M1", "M2", "M3"]
+    assert {len(one["right"]) for one in run["policies"].values()} == {4}  # of six items
+    assert [one["agreement"]["models"] for one in run["rounds"]] == ["M1, M1 half-way", "M2, M1"]
+    assert run["last_agreement"]["models"] == "M3, M2"
+    setting = module("cream.figures").Setting([run], "paper-beta")
+    assert setting.tau("cream", 3) is not None and setting.change("cream").n == 4
+    file = tmp_path / "run" / "metrics.jsonl"
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    for event in events:
+        if event.get("consistency"):
+            event["consistency"]["mean"] = 2.0
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    with pytest.raises(RunFailed, match="round 1: C from the scores is"):
+        collect.one_run("paper-beta", planned)
