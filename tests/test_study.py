@@ -298,6 +298,9 @@ def test_seeds_of_another_machine_are_taken_in(
     (tiny_data / "there.json").write_text(json.dumps([{k: v for k, v in row.items() if k != "values"} for row in rows]))
     with pytest.raises(InputError, match=r"there\.json: its rows hold no single `values`, so an older version"):
         run_study(here)
+    (tiny_data / "there.json").write_text(as_json([{**row, "values": ["1"]} for row in rows]))
+    with pytest.raises(InputError, match=r"there\.json: itself, seed 1: `values` are numbers, or null"):
+        run_study(here)
     (tiny_data / "there.json").write_text("{}")
     with pytest.raises(InputError, match=r"there\.json: not a study's results\.json, which is a list of rows"):
         run_study(here)

@@ -106,7 +106,9 @@ def report(folder: RunFolder) -> None:
 def study(
     file: Annotated[Path, typer.Argument(help="A study's YAML file: arms and seeds of a recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value: replaces a key of the study.")] = None,
-    page_only: Annotated[bool, typer.Option(help="Run nothing: table and page of what there is.")] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Run nothing: table and page of what there is.")
+    ] = False,
 ) -> None:
     """Run the arms of a recipe with every seed, or go on with it; a page of paired differences and claims."""
     from selfimprove.study.plan import load_study

@@ -222,6 +222,10 @@ def included(study: Study, files: Sequence[Path]) -> dict[tuple[str, int], Measu
                     f"{file}: its rows hold no single `values`, so an older version wrote it: a study can take in only "
                     "what has them; run those seeds again (finished steps are found), or leave the file out"
                 )
+            if not all(value is None or (number(value) is not None) for value in row["values"]):
+                raise InputError(
+                    f"{file}: {row['arm']}, seed {row['seed']}: `values` are numbers, or null where missing"
+                )
             if not (row.get("made") or {}).get("finished"):
                 continue
             rounds = new.setdefault((row["arm"], row["seed"]), {}).setdefault(row["suite"], {})

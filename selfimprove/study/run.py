@@ -33,6 +33,7 @@ from selfimprove.study.collect import (
     included,
     made_from,
     measured,
+    read_results,
     table,
 )
 from selfimprove.study.page import outcome_sentences, write_page
@@ -71,7 +72,7 @@ def run_study(study: Study, progress: Progress | None = None, page_only: bool = 
     with Run(folder).locked():
         arms = {arm for arm, _ in given} | {one.arm for one in runs if _has_result(one)}
         claims = seen(folder, study.claims, [arm for arm in study.arms if arm in arms])
-        write_claims(folder, claims, [])
+        write_claims(folder, claims, _rows_before(folder))
         for place, one in enumerate(runs, start=1):
             title = f"run {place} of {len(runs)}: {one.arm}, seed {one.seed}"
             done = _done(one)
@@ -200,6 +201,14 @@ def _check_claims(study: Study, one: Planned, suites: Sequence[str]) -> None:
 def _failed_before(folder: Path) -> dict[str, str]:
     file = folder / "failed.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _rows_before(folder: Path) -> list[Row]:
+    """The table of an earlier start; empty where there is none that can be read: it is made again."""
+    try:
+        return read_results(folder / "results.json")
+    except InputError:
+        return []
 
 
 def _has_result(one: Planned) -> bool:
