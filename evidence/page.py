@@ -1,23 +1,25 @@
-"""The evidence pages made from a study: `python evidence/page.py expert_iteration` writes docs/evidence/NAME.md.
+"""The evidence pages: `python evidence/page.py expert_iteration` writes docs/evidence/NAME.md and its pictures.
 
-A page is a folder here: `study*.yaml`, the `results*.json` that `python -m selfimprove.study` wrote for them, and
-`page.md.j2`, which finds each by its name (`study_judges`, `results_judges`). `tests/test_evidence_pages.py` makes
-every page again and compares.
+A page is a folder here: `page.md.j2`, and what it finds by its name: `study*.yaml`, the `results*.json` that
+`selfimprove study` wrote for them (`study_judges`, `results_judges`), and, where figures are no means of items,
+`figures.py` with a function `found()` that gives the page more names. `tests/test_evidence_pages.py` makes every page
+again and compares.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from selfimprove.report.summary import between, metric_of
-from selfimprove.study.figures import holm
+from selfimprove.study.claims import judged, shown
 
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "docs" / "evidence"
@@ -53,63 +55,51 @@ class Results:
         return shown(self.row(arm, round, suite, seed, policy), column)
 
     def claims(self, study: Row) -> list[Row]:
-        """The study's claims with what was found: Holm's p, and the verdict in words. One whose arm was not run counts
-        as p = 1 among the others."""
-        arms = {row["arm"] for row in self.rows}
-        rows = [one["arm"] in arms and self.row(one["arm"], one["round"], one["suite"]) for one in study["claims"]]
-        found = list(zip(study["claims"], rows, strict=True))
-        adjusted = holm([row[f"{one['column']}_p"] if row else 1.0 for one, row in found])
-        return [
-            {**one, "found": shown(row, one["column"]), "p": p, "verdict": verdict(row, one, p)}
-            if row
-            else {**one, "found": "", "p": p, "verdict": "not run"}
-            for (one, row), p in zip(found, adjusted, strict=True)
-        ]
+        """The study's claims with what was found."""
+        return judged(study["claims"], self.rows)
 
 
-def shown(row: Row, column: str) -> str:
-    if row[column] is None:
-        return ""
-    metric = metric_of(row)
-    low, high = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
-    signed = column.startswith("minus")
-    return between((row[column], row[low], row[high]), digits=metric.digits, scale=metric.scale, sign=signed)
-
-
-def verdict(row: Row, claim: Row, p: float) -> str:
-    """What a claim came to. That there is no difference ("nothing") no test can prove: it is contradicted, or not."""
-    low, high = row[f"{claim['column']}_low"], row[f"{claim['column']}_high"]
-    if claim["says"] == "nothing":
-        away = "up" if low > 0 else "down"
-        return f"contradicted ({away})" if low > 0 or high < 0 else "not contradicted"
-    if low <= 0 <= high:
-        return "not told from noise"
-    if (low > 0) != (claim["says"] == "above"):
-        return "contradicted"
-    return "holds" if p < 0.05 else "holds alone, not with Holm"
-
-
-def page(name: str) -> str:
-    """The page's text, from what its folder holds."""
-    folder = HERE / name
-    found: dict[str, Any] = {}
-    for path in (*sorted(folder.glob("study*.yaml")), *sorted(folder.glob("results*.json"))):
+def found_in(folder: Path) -> Row:
+    """What a page finds by its name."""
+    found: Row = {}
+    for path in (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("results*.json"))):
         text = path.read_text(encoding="utf-8")
         found[path.stem.replace("-", "_")] = (
             yaml.safe_load(text) if path.suffix == ".yaml" else Results(json.loads(text))
         )
+    return found
+
+
+def page(name: str) -> tuple[str, dict[str, str]]:
+    """The page's text and its pictures by name, from what its folder holds."""
+    folder = HERE / name
+    found, pictures = found_in(folder), {}
+    if (folder / "figures.py").is_file():
+        figures = importlib.import_module(f"{name}.figures")
+        if hasattr(figures, "found"):
+            found |= figures.found(found)
+            pictures = figures.pictures()
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    environment.globals |= {name: getattr(common, name) for name in ("shown", "each", "plain", "upper", "row", "head")}
     template = environment.from_string((folder / "page.md.j2").read_text(encoding="utf-8"))
-    return template.render(**found)
+    return template.render(**found), pictures
 
 
 def names() -> list[str]:
     return sorted(path.parent.name for path in HERE.glob("*/page.md.j2"))
 
 
-if __name__ == "__main__":
-    for one in sys.argv[1:] or names():
-        (PAGES / f"{one}.md").write_text(page(one), encoding="utf-8")
+def main(chosen: Sequence[str]) -> None:
+    for one in chosen or names():
+        text, pictures = page(one)
+        (PAGES / f"{one}.md").write_text(text, encoding="utf-8")
+        for name, svg in pictures.items():
+            (PAGES / one).mkdir(exist_ok=True)
+            (PAGES / one / name).write_text(svg, encoding="utf-8")
         print(PAGES / f"{one}.md")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -16,10 +16,10 @@ from test_reporting import EVIL, Page, evaluation, full_run, write
 from selfimprove.report.evaluation_json import as_json
 from selfimprove.report.evaluation_tables import evaluation_views, evaluations_view, parts_view
 from selfimprove.report.events import read_events
+from selfimprove.report.groups import groups
 from selfimprove.report.page import write_report
 from selfimprove.report.policies import policies_table
 from selfimprove.report.summary import evaluations_of, first_metric, metric_of, rate, total
-from selfimprove.report.tables import groups_table
 from selfimprove.report.terminal import rounds_table
 from selfimprove.report.text import visible
 
@@ -181,9 +181,9 @@ def test_the_rounds_tables_name_the_first_suites_metric(evaluated: Logged, heade
 
 
 def test_groups_are_in_the_unit_of_their_metric(events: list[dict[str, Any]]) -> None:
-    assert groups_table(events, "rating").columns == ["suite", "group", "M1", "M2", "M3"]
-    assert groups_table(events, "rating").rows[0][2] == "4.90 (of 20)"
-    assert groups_table(events, "preference").rows[0][1:3] == ["helpful_base", "44.0 (of 30)"]
+    assert groups("", events, "rating").columns == ["suite", "group", "M1", "M2", "M3"]
+    assert groups("", events, "rating").cells[0][2] == "4.90 (of 20)"
+    assert groups("", events, "preference").cells[0][1:3] == ["helpful_base", "44.0 (of 30)"]
 
 
 # --- the report

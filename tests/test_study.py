@@ -17,17 +17,19 @@ import pytest
 import yaml
 from kill_and_resume import whole_work
 
+from selfimprove.cli.app import main
 from selfimprove.errors import InputError
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import read_events
 from selfimprove.study import run as study_run
-from selfimprove.study.__main__ import main
-from selfimprove.study.collect import Measured, as_csv, table
+from selfimprove.study.claims import Claim, judged, verdict
+from selfimprove.study.collect import Measured, as_csv, as_json, check_items, included, table
 from selfimprove.study.page import outcome_sentences, write_page
 from selfimprove.study.plan import Study, load_study, planned
 from selfimprove.study.run import run_study
 
 MakeStudy = Callable[..., Study]
+CLAIM = {"claim": "it gains", "arm": "itself", "round": 1, "suite": "tiny", "column": "minus_start", "says": "above"}
 
 
 @pytest.fixture
@@ -94,6 +96,21 @@ def test_an_arm_is_the_recipe_with_the_studys_and_its_own_changes(tiny_study: Ma
         ({"seeds": []}, "`seeds`"),
         ({"arms": {"a/b": {}}, "placebo": []}, "letters, digits, - and _ only; found 'a/b'"),
         ({"file": "x"}, "unknown key `file`"),
+        ({"claims": "it gains"}, "`claims`"),
+        ({"claims": ["it gains"]}, "`claims[0]`: Input should be a valid dictionary"),
+        ({"claims": [{**CLAIM, "sys": "above"}]}, "`claims[0]`: unknown key `sys`; did you mean `says`?"),
+        ({"claims": [CLAIM, {**CLAIM, "says": "more"}]}, "`claims[1]`: key `says`: Input should be 'above', 'below'"),
+        ({"claims": [{"claim": "x"}]}, "`claims[0]`: key `arm` is missing"),
+        ({"claims": [{**CLAIM, "round": -1}]}, "`claims[0]`: key `round`: Input should be greater than or equal to 0"),
+        ({"claims": [{**CLAIM, "decided": "soon"}]}, "`claims[0]`: key `decided`"),
+        ({"claims": [{**CLAIM, "arm": "itsel"}]}, "`claims[0]` ('it gains'): no arm 'itsel'; did you mean 'itself'?"),
+        (
+            {"claims": [{**CLAIM, "column": "minus_strat"}]},
+            "no column 'minus_strat' to claim anything of; did you mean",
+        ),
+        ({"claims": [{**CLAIM, "column": "gap_to_oracle"}]}, "arm 'itself' has: minus_start, minus_placebo"),
+        ({"claims": [{**CLAIM, "arm": "placebo", "column": "minus_placebo"}]}, "no column 'minus_placebo'"),
+        ({"claims": [CLAIM, {**CLAIM, "claim": "again"}]}, "`claims[1]` ('again'): says of the same row and column"),
     ],
 )
 def test_a_wrong_study_file_is_refused_with_the_key(tiny_study: MakeStudy, changes: dict[str, Any], said: str) -> None:
@@ -113,6 +130,9 @@ def test_a_wrong_study_file_is_refused_with_the_key(tiny_study: MakeStudy, chang
         ({"overrides": {"evaluate": ["no-such-suite"]}}, "arm 'itself': evaluate: no suite 'no-such-suite'"),
         ({"overrides": {"data.prompts": "none.jsonl"}}, "data file 'none.jsonl' not found"),
         ({"arms": {"a": {}, "b": {"evaluate_limit": 3}}, "placebo": "b"}, "arm 'b' measures other suites, items or"),
+        ({"claims": [{**CLAIM, "suite": "tinny"}]}, "no suite 'tinny' measures arm 'itself'; did you mean 'tiny'?"),
+        ({"claims": [{**CLAIM, "round": 2}]}, "`claims[0]` ('it gains'): arm 'itself' has 1 rounds; found round 2"),
+        ({"include": "none.json"}, "none.json: cannot be read as a study's results.json"),
     ],
 )
 def test_what_is_wrong_with_an_arm_is_said_before_anything_is_written(
@@ -180,14 +200,14 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
     page = (Path(study.output) / "study.html").read_text()
     assert "verifier, seed 0 failed: round 1: no preference pair is left" in page and "1 of 2 runs finished" in page
     assert [row["arm"] for row in found.rows if row["seed"] == "all"] == ["verifier", "placebo", "placebo"]
-    monkeypatch.setattr(sys, "argv", ["study", study.file])
+    monkeypatch.setattr(sys, "argv", ["selfimprove", "study", study.file])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
     shown = capsys.readouterr()
-    assert "error: 1 of 2 runs failed:\n  verifier, seed 0: round 1" in shown.err
+    assert "error: 1 of 2 runs failed:\n  verifier, seed 0: round 1" in shown.err and "Traceback" not in shown.err
     assert shown.out == f"{found.sentences[0]}\nstudy: {found.page}\n"
-    monkeypatch.setattr(sys, "argv", ["study", study.file, "rounds=1"])
+    monkeypatch.setattr(sys, "argv", ["selfimprove", "study", study.file, "rounds=1"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and "error: " in capsys.readouterr().err
@@ -205,9 +225,90 @@ def test_events_of_an_older_version_are_refused(tiny_study: MakeStudy) -> None:
     run_study(study)
 
 
+def test_claims_are_dated_by_what_had_been_measured_and_none_disappears(
+    tiny_study: MakeStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = {**CLAIM, "claim": "chance <b>gains</b> nothing", "arm": "placebo", "says": "nothing"}
+    study = tiny_study(seeds=[0], arms={"itself": {}}, placebo=[], claims=[{**CLAIM, "decided": "2026-11-29"}])
+    run_study(study)
+    file = Path(study.output) / "claims.json"
+    (first,) = json.loads(file.read_text())
+    assert first["measured_then"] == [] and first["verdict"] in ("not told from noise", "holds", "contradicted")
+    assert "decided 2026-11-29, before any result" in (Path(study.output) / "study.html").read_text()
+
+    late = {**CLAIM, "claim": "it loses", "says": "below"}
+    study = tiny_study(seeds=[0], claims=[{**CLAIM, "claim": "it gains a lot"}, late, nothing])
+    found = run_study(study)
+    claims = json.loads(file.read_text())
+    assert [one["measured_then"] for one in claims] == [[], ["itself"], ["itself"]], "other words, the same claim"
+    assert claims[0]["first_seen"] == first["first_seen"] and claims[0]["claim"] == "it gains a lot"
+    page = (Path(study.output) / "study.html").read_text()
+    assert "after this arm&#39;s results" in page and "after results of other arms" in page
+    assert "chance &lt;b&gt;gains&lt;/b&gt; nothing" in page and "<b>" not in page
+    assert any(one.startswith("claim (written after this arm's results): it loses: ") for one in found.sentences)
+    monkeypatch.setattr(sys, "argv", ["selfimprove", "study", study.file])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == f"study: {found.page}" and shown[-4].startswith("claim: it gains a lot: ")
+
+    run_study(tiny_study(seeds=[0], claims=[nothing]))
+    kept, *dropped = json.loads(file.read_text())
+    assert kept["arm"] == "placebo" and [one["claim"] for one in dropped] == ["it gains a lot", "it loses"]
+    assert "since a result was there: it gains a lot; it loses." in (Path(study.output) / "study.html").read_text()
+    file.write_text("{")
+    with pytest.raises(InputError, match=r"claims\.json: not the list of claims"):
+        run_study(tiny_study(seeds=[0], claims=[nothing]))
+
+
+def test_seeds_of_another_machine_are_taken_in(
+    tiny_study: MakeStudy, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tiny_study("whole")
+    expected = run_study(whole).rows
+    there = tiny_study("there", seeds=[1])
+    run_study(there)
+    other = Path(there.output) / "results.json"
+    other.rename(tiny_data / "there.json")
+    here = tiny_study("here", include="there.json")
+    started = starts(monkeypatch)
+    capsys.readouterr()
+    assert run_study(here).rows == expected
+    assert started == ["itself-seed0", "placebo-seed0"]
+    assert "itself, seed 1: taken from the files of `include`" in capsys.readouterr().err
+    assert "4 of 4 runs finished" in (Path(here.output) / "study.html").read_text()
+
+    started.clear()
+    assert run_study(here, page_only=True).rows == expected and started == []
+    with pytest.raises(InputError, match="no run of this study has measured anything yet"):
+        run_study(tiny_study("empty"), page_only=True)
+    changed = {"itself": {"training.beta": 0.2}, "placebo": {"iterative_dpo.judge": {"kind": "random"}}}
+    run_study(tiny_study("other-beta", include="there.json", arms=changed))
+    assert "itself, seed 1: made there with another recipe" in capsys.readouterr().err
+    rows = json.loads((tiny_data / "there.json").read_text())
+    (tiny_data / "there.json").write_text(as_json([{**row, "made": None} for row in rows]))
+    assert included(here, [tiny_data / "there.json"]) == {}, "a run that was not finished there is made here"
+    (tiny_data / "there.json").write_text(as_json(rows))
+    data = tiny_data / "prompts.jsonl"
+    data.write_text(data.read_text().replace("Say ", "Say now "))
+    with pytest.raises(InputError, match="key `include`: itself, seed 1 was made there from another model, data"):
+        run_study(tiny_study("other-data", include="there.json"))
+    (tiny_data / "there.json").write_text(json.dumps([{k: v for k, v in row.items() if k != "values"} for row in rows]))
+    with pytest.raises(InputError, match=r"there\.json: its rows hold no single `values`, so an older version"):
+        run_study(here)
+    (tiny_data / "there.json").write_text(as_json([{**row, "values": ["1"]} for row in rows]))
+    with pytest.raises(InputError, match=r"there\.json: itself, seed 1: `values` are numbers, or null"):
+        run_study(here)
+    (tiny_data / "there.json").write_text("{}")
+    with pytest.raises(InputError, match=r"there\.json: not a study's results\.json, which is a list of rows"):
+        run_study(here)
+
+
 def command(study: Study, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
-        return subprocess.Popen([sys.executable, "-m", "selfimprove.study", study.file], stdout=file, stderr=file)
+        return subprocess.Popen([sys.executable, "-m", "selfimprove", "study", study.file], stdout=file, stderr=file)
 
 
 def test_killed_at_random_moments_a_study_ends_with_the_same_results(tiny_study: MakeStudy, tmp_path: Path) -> None:
@@ -296,7 +397,45 @@ def test_several_placebos_have_a_column_each(tmp_path: Path) -> None:
     last = next(row for row in rows if (row["arm"], row["seed"], row["round"]) == ("verifier", "all", 1))
     assert (last["minus_placebo_random"], last["minus_placebo_wrong"]) == (0.25, 0.75)
     sentence = outcome_sentences(study, rows)[0]
-    assert "random +0.0" in sentence and "wrong -50.0" in sentence and "so +75.0" in sentence
+    assert "beats the placebo random (+0.0" in sentence and "wrong (-50.0" in sentence and ": yes, +75.0" in sentence
+    assert (last["beats_placebo_random"], last["beats_placebo_wrong"]) == ("yes", "yes")
+
+
+def test_claims_are_judged_with_holm_and_one_that_was_not_run_counts(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "verifier", "control", placebo="control")
+    rows = table(study, by_hand(verifier=[HALF, MOST], control=[HALF, HALF]))
+
+    def claim(arm: str, says: str, column: str = "minus_start") -> dict[str, Any]:
+        values = {"claim": says, "arm": arm, "round": 1, "suite": "words", "column": column, "says": says}
+        return Claim.model_validate(values).model_dump()
+
+    gains, never, equal = judged(
+        [claim("verifier", "above"), claim("away", "above"), claim("control", "nothing")], rows
+    )
+    raw = next(
+        row["minus_start_p"] for row in rows if (row["arm"], row["seed"], row["round"]) == ("verifier", "all", 1)
+    )
+    assert gains["p"] == pytest.approx(3 * raw) and gains["verdict"] == "holds alone, not with Holm"
+    assert gains["found"].startswith("+25.0 [")
+    assert (never["verdict"], never["p"], never["found"], never["value"]) == ("not run", 1.0, "", None)
+    assert equal["verdict"] == "not contradicted"
+    (alone,) = judged([claim("verifier", "above")], rows)
+    assert (alone["verdict"], alone["p"], alone["value"]) == ("holds", raw, 0.25)
+
+
+def test_verdicts_follow_interval_and_holm() -> None:
+    assert verdict(0.1, 0.3, "above", 0.01) == "holds" and verdict(0.1, 0.3, "above", 0.2).startswith("holds alone")
+    assert verdict(-0.1, 0.3, "above") == "not told from noise" and verdict(-0.3, -0.1, "above") == "contradicted"
+    assert verdict(-0.3, -0.1, "below") == "holds" and verdict(0.1, 0.3, "below") == "contradicted"
+    assert verdict(-0.1, 0.1, "nothing") == "not contradicted"
+    assert verdict(0.1, 0.2, "nothing") == "contradicted (up)"
+    assert verdict(-0.2, -0.1, "nothing") == "contradicted (down)"
+
+
+def test_runs_with_other_items_are_not_paired(tmp_path: Path) -> None:
+    found = by_hand(verifier=[HALF, MOST], control=[HALF, HALF[:30]])
+    with pytest.raises(InputError, match="words: control, seed 0 has 30 items and verifier, seed 0 has 40"):
+        check_items(found)
 
 
 def test_sentences_say_what_is_no_evidence(tmp_path: Path) -> None:
@@ -309,7 +448,7 @@ def test_sentences_say_what_is_no_evidence(tmp_path: Path) -> None:
     assert "(1 seed, 40 items)" in outcome_sentences(once, rows)[0] and 0 < rows[-1]["minus_start_p"] < 0.05
     both = study_of(tmp_path, "verifier", "control", placebo="control")
     (said_of_both,) = outcome_sentences(both, table(both, by_hand(verifier=[HALF, MOST], control=[HALF, MOST])))
-    assert "so +0.0 [-8.2, +8.2] above it, not told from control" in said_of_both
+    assert said_of_both.endswith("]): not told, +0.0 [-8.2, +8.2]")
     assert outcome_sentences(both, []) == ["No arm was measured before and after: there is nothing to compare yet."]
 
 
@@ -325,9 +464,13 @@ def test_the_page_begins_with_the_outcome_and_escapes_everything(tmp_path: Path)
     assert body.startswith('<h1 class="outcome">verifier, round 1 against the start (M0): +25.0 points')
     for raw in ("<script", "<i>", "<b>", "\x1b"):
         assert raw not in page
-    assert "&lt;script&gt;" in page and "<svg aria-label=" in page and "http" not in page.replace("http-equiv", "")
+    assert "&lt;script&gt;" in page and '<svg role="img" aria-label="Start' in page and "currentColor" in page
     picture = (tmp_path / "study.svg").read_text()
-    assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"') and "prefers-color-scheme: dark" in picture
-    assert "currentColor" in picture and "#ffffff" not in picture and (tmp_path / "study.png").is_file()
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    assert "http" not in picture.replace(namespaces, "") and "href" not in picture and "<style" not in picture
+    assert "#767676" in picture and "white" not in picture and "black" not in picture and "#000" not in picture
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    write_page(study, rows, {}, "4 of 4 runs finished")
+    assert (tmp_path / "study.svg").read_text() == picture
     write_page(study, [], {}, "0 of 4 runs finished")
     assert "there is nothing to compare yet" in (tmp_path / "study.html").read_text()

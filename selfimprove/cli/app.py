@@ -17,7 +17,7 @@ from rich.console import Console
 from selfimprove.cli.evaluate import eval_app
 from selfimprove.cli.judge import answer, judge
 from selfimprove.cli.watch import watch
-from selfimprove.errors import InputError, SelfImproveError
+from selfimprove.errors import InputError, RunFailed, SelfImproveError
 from selfimprove.quiet import stoppable
 from selfimprove.report.events import plain
 from selfimprove.report.text import visible
@@ -140,6 +140,30 @@ def report(folder: RunFolder) -> None:
     for table in part_tables(read_events(folder / FILE_NAME)):
         out.print(table)
     out.print(str(written), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="A study's YAML file: arms and seeds of a recipe.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value: replaces a key of the study.")] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Run nothing: table and page of what there is.")
+    ] = False,
+) -> None:
+    """Run the arms of a recipe with every seed, or go on with it; a page of paired differences and claims."""
+    from selfimprove.study.plan import load_study
+
+    planned = load_study(file, overrides or [])
+    from selfimprove.study.run import run_study
+
+    with stoppable():
+        finished = run_study(planned, page_only=page_only)
+    for sentence in finished.sentences:
+        out.print(visible(sentence), highlight=False, markup=False, soft_wrap=True)
+    out.print(f"study: {finished.page}", highlight=False, markup=False, soft_wrap=True)
+    if finished.failed:
+        failed = "".join(f"\n  {name}: {why}" for name, why in finished.failed.items())
+        raise RunFailed(f"{len(finished.failed)} of {finished.runs} runs failed:{failed}")
 
 
 app.command()(watch)

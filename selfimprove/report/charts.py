@@ -1,9 +1,9 @@
 """Charts as data, and how they become SVG: by Altair and vl-convert, without a script, the same bytes every time.
 
 A row is a mapping with `x` and `y`, and what else the preset reads: `low` and `high` (an interval), `series` (its
-colour), `hue` (what decides it instead, for series that belong together), `grey` (something to compare with), `line` (of
-a series, what no line joins to the rest), `panel` (charts one below the other), `ring` (drawn hollow), `size` (the area
-of a dot, which no line joins), `name` (written beside it), `tip` (what a pointer is told).
+colour), `hue` (what decides it instead, for series that belong together), `grey` (something to compare with), `line`
+(of a series, what no line joins to the rest), `panel` (charts one below the other), `ring` (drawn hollow), `size` (the
+area of a dot, which no line joins), `name` (written beside it), `tip` (what a pointer is told).
 """
 
 from __future__ import annotations

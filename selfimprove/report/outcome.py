@@ -23,7 +23,7 @@ from selfimprove.report.table import Col, Table, as_dict, as_list
 
 ORACLE = "Judged by an ORACLE, which has the true labels: an upper bound, and no self-improvement."
 NO_ARMS = (
-    "One run without control arms says that it changed, not why: `python -m selfimprove.study` runs a recipe beside a "
+    "One run without control arms says that it changed, not why: `selfimprove study` runs a recipe beside a "
     "placebo (random acceptance at the same rate)."
 )
 

@@ -2,21 +2,27 @@
 
 Columns: `value` with its 95% interval over `n` items; `minus_start`, against the first policy that the run measured
 (`start`); `minus_placebo`, against the placebo arm at the same seed and round (of several placebo arms
-`minus_placebo_NAME` each); `gap_to_oracle`, the oracle arm's value minus this one's; `share_of_oracle`, this arm's
-change to the start as a share of the oracle's, where that is above 0. Differences are paired by seed and item over the
-`_n` items that both sides have a value for. Rows with seed "all" have the mean over seeds and items, the interval of
-the crossed bootstrap (`figures.py`) and two-sided p-values, which are not corrected for their number.
+`minus_placebo_NAME` each), and `beats_placebo`, what its interval says: yes, no or not told; `gap_to_oracle`, the
+oracle arm's value minus this one's; `share_of_oracle`, this arm's change to the start as a share of the oracle's, where
+that is above 0. Differences are paired by seed and item over the `_n` items that both sides have a value for. Rows with
+seed "all" have the mean over seeds and items, the interval of the crossed bootstrap (`figures.py`) and two-sided
+p-values, which are not corrected for their number. Rows of a seed end, in results.json, with the items' single `values`
+(null where one is missing) and what they were made from (`made`), so that another study can take them in (`included`).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
+from selfimprove.artefacts import digest_of
 from selfimprove.errors import InputError
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.summary import dig, number, of_kind, round_number
@@ -34,19 +40,48 @@ _PARTS = ("", "_low", "_high", "_n", "_seeds", "_p")
 def measured(run: Planned) -> Measured:
     """The run's evaluations in their order. Raises InputError where they are without single values."""
     file = run.folder / FILE_NAME
+    events = read_events(file) if file.is_file() else []
+    made = made_from(run) | {"finished": events[-1]["event"] == "done"} if events else None
     by_policy: dict[tuple[str, int, str], Event] = {}
-    for event in of_kind(read_events(file), "evaluation") if file.is_file() else ():
+    for event in of_kind(events, "evaluation"):
         if not isinstance(event.get("values"), list):
             raise InputError(
                 f"{file}: its evaluations hold no single `values`, so they were made by an older version: delete its "
                 f"{FILE_NAME} and run again; finished steps are found"
             )
-        by_policy[event["suite"], round_number(event), event["policy"]] = event
+        by_policy[event["suite"], round_number(event), event["policy"]] = {**event, "made": made}
     found: Measured = {}
     for (suite, round_, _), event in by_policy.items():
         rounds = found.setdefault(suite, {})
         rounds[round_, sum(other == round_ for other, _ in rounds)] = event
     return found
+
+
+def made_from(run: Planned, inputs: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Short digests of what decides a run's results: its inputs (model, data, judge, suites; `inputs`, or what the run
+    had) and its recipe, whatever the place, the number of the run and the version of the program's steps."""
+    file = run.folder / "inputs.json"
+    had = inputs or (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+    recipe = yaml.safe_load(run.recipe.as_yaml())
+    kept = {key: value for key, value in had.items() if key != "the program's steps"}
+    return {
+        "inputs": digest_of(kept)[:16],
+        "recipe": digest_of({key: value for key, value in recipe.items() if key not in ("output", "store")})[:16],
+    }
+
+
+def check_items(found: Mapping[tuple[str, int], Measured]) -> None:
+    """Raises InputError where runs measured a suite with other numbers of items: they are paired item by item."""
+    first: dict[str, tuple[int, tuple[str, int]]] = {}
+    for name, suites in found.items():
+        for suite, places in suites.items():
+            for event in places.values():
+                n, other = first.setdefault(suite, (len(event["values"]), name))
+                if len(event["values"]) != n:
+                    raise InputError(
+                        f"{suite}: {name[0]}, seed {name[1]} has {len(event['values'])} items and {other[0]}, seed "
+                        f"{other[1]} has {n}: arms are compared item by item, so leave one of the two out"
+                    )
 
 
 def table(study: Study, found: Mapping[tuple[str, int], Measured]) -> list[Row]:
@@ -91,9 +126,11 @@ def _row(
     row |= {"metric": first["metric"]} | _value(list(own.values())) | {"start": next(iter(start.values()))["policy"]}
     is_start = all(start[seed] is event for seed, event in own.items())
     row |= _fields("minus_start", None if is_start else _change(own, start), seed is None)
-    for name, placebo in _placebos(study).items():
+    placebos: dict[str, str | None] = {**study.placebo_columns()} or {"minus_placebo": None}
+    for name, placebo in placebos.items():
         other = at(placebo, place) if placebo and arm not in study.placebo else {}
         row |= _fields(name, _change(own, other), seed is None)
+        row[name.replace("minus", "beats", 1)] = None if is_start else beats(row, name)
     best = at(study.oracle, place) if study.oracle and study.oracle != arm else {}
     row |= _fields("gap_to_oracle", _change(best, own), seed is None)
     share = None
@@ -101,14 +138,24 @@ def _row(
         both = [seed for seed in own if seed in best]
         gain = _difference({seed: own[seed] for seed in both}, start)
         share = crossed_ratio(gain, _difference({seed: best[seed] for seed in both}, at(study.oracle, None)))
-    return row | dict(zip((f"share_of_oracle{part}" for part in _PARTS[:3]), share or (None,) * 3, strict=True))
+    row |= dict(zip((f"share_of_oracle{part}" for part in _PARTS[:3]), share or (None,) * 3, strict=True))
+    return row if seed is None else row | _single(first)
 
 
-def _placebos(study: Study) -> dict[str, str | None]:
-    """Column -> placebo arm; one empty column where there is none."""
-    if len(study.placebo) < 2:
-        return {"minus_placebo": next(iter(study.placebo), None)}
-    return {f"minus_placebo_{name}": name for name in study.placebo}
+def _single(event: Event) -> Row:
+    """Of one seed's row what no other column says: every item's value, the scale, and what the run was made from."""
+    values = [int(value) if value is not None and value == int(value) else value for value in event["values"]]
+    low, high = (number(dig(event, "rating", end)) for end in ("low", "high"))
+    scale = None if low is None or high is None else {"low": low, "high": high}
+    return {"values": values, "rating": scale, "made": event.get("made")}
+
+
+def beats(row: Row, column: str) -> str | None:
+    """Whether an arm is above its placebo, by the interval of their difference: yes, no, or not told; None without."""
+    if row[column] is None:
+        return None
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return "yes" if low > 0 else "no" if high < 0 else "not told"
 
 
 def _values(events: Sequence[Event]) -> Matrix:
@@ -161,10 +208,56 @@ def _fields(name: str, found: Estimate | None, tested: bool) -> Row:
     return dict(zip((f"{name}{part}" for part in _PARTS), values, strict=True))
 
 
+def included(study: Study, files: Sequence[Path]) -> dict[tuple[str, int], Measured]:
+    """What other starts of the study measured, by (arm, seed), of finished runs; of two files the first that has one.
+    Raises InputError where a file is no results.json, or one without single values."""
+    found: dict[tuple[str, int], Measured] = {}
+    for file in files:
+        new: dict[tuple[str, int], Measured] = {}
+        for row in read_results(file):
+            if row["seed"] == ALL or row["arm"] not in study.arms or row["seed"] not in study.seeds:
+                continue
+            if not isinstance(row.get("values"), list):
+                raise InputError(
+                    f"{file}: its rows hold no single `values`, so an older version wrote it: a study can take in only "
+                    "what has them; run those seeds again (finished steps are found), or leave the file out"
+                )
+            if not all(value is None or (number(value) is not None) for value in row["values"]):
+                raise InputError(
+                    f"{file}: {row['arm']}, seed {row['seed']}: `values` are numbers, or null where missing"
+                )
+            if not (row.get("made") or {}).get("finished"):
+                continue
+            rounds = new.setdefault((row["arm"], row["seed"]), {}).setdefault(row["suite"], {})
+            rounds[row["round"], sum(other == row["round"] for other, _ in rounds)] = row
+        found = new | found
+    return found
+
+
+def read_results(file: Path) -> list[Row]:
+    """The rows of a results.json. Raises InputError."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as a study's results.json ({error})") from error
+    needed = {"arm", "seed", "round", "policy", "suite", "metric", "value", "low", "high", "n"}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= row.keys() for row in rows):
+        raise InputError(
+            f"{file}: not a study's results.json, which is a list of rows with `arm`, `seed`, `value`, ..."
+        )
+    return rows
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """results.json: a row a line."""
+    return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]\n"
+
+
 def as_csv(rows: Sequence[Row]) -> str:
     """The table as text; a missing value is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    columns = [key for key in (rows[0] if rows else ()) if key not in ("values", "rating", "made")]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

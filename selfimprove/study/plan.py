@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,7 @@ from selfimprove.recipe.recipe import Recipe, make_recipe
 from selfimprove.recipe.sections import Strict
 from selfimprove.recipe.strict_yaml import load_yaml
 from selfimprove.shipped import recipe_file
+from selfimprove.study.claims import Claim
 
 _OWN = ("seed", "output", "store")  # the study gives these to every run
 
@@ -33,7 +34,9 @@ class Study(Strict):
     recipe: a shipped name or a path (looked for beside the study file first). overrides: changes of the recipe for
     every arm; arms: by name, an arm's own changes. A mapping changes the keys it has, but one with `kind` (a judge, a
     reward) replaces the whole; so does what stands under a dotted key (`expert_iteration.judge`). placebo: the
-    arms that a gain is held against. oracle: the arm that has the true labels. claims: kept, and not read yet.
+    arms that a gain is held against. oracle: the arm that has the true labels. claims: see `Claim`. include: files
+    `results.json` of other starts of this study (looked for beside the study file first): their finished runs are not
+    run here.
     """
 
     recipe: str
@@ -43,7 +46,8 @@ class Study(Strict):
     arms: Annotated[dict[str, Changes], Field(min_length=1)]
     placebo: Names = ()
     oracle: str | None = None
-    claims: tuple[Any, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    include: Names = ()
     file: str = Field(default="study", exclude=True)  # begins every error message
 
     @model_validator(mode="after")
@@ -54,15 +58,40 @@ class Study(Strict):
         for key, names in (("placebo", self.placebo), ("oracle", (self.oracle,) if self.oracle else ())):
             for name in names:
                 if name not in self.arms:
-                    close = get_close_matches(name, self.arms, n=1)
-                    hint = f"did you mean {close[0]!r}?" if close else f"arms: {', '.join(self.arms)}"
-                    raise ValueError(f"`{key}` names no arm: {name!r}; {hint}")
+                    raise ValueError(f"`{key}` names no arm: {name!r}; {nearest(name, self.arms, 'arms')}")
         if self.oracle in self.placebo:
             raise ValueError(f"{self.oracle!r} cannot be both `placebo` and `oracle`")
         for key, given in (("seeds", self.seeds), ("placebo", self.placebo)):
             if len(set(given)) < len(given):
                 raise ValueError(f"`{key}`: one of them is there twice; found {list(given)}")
+        for place, claim in enumerate(self.claims):
+            where, columns = f"`claims[{place}]` ({claim.claim!r})", self.columns(claim.arm)
+            if claim.arm not in self.arms:
+                raise ValueError(f"{where}: no arm {claim.arm!r}; {nearest(claim.arm, self.arms, 'arms')}")
+            if claim.column not in columns:
+                hint = nearest(claim.column, columns, f"arm {claim.arm!r} has")
+                raise ValueError(f"{where}: no column {claim.column!r} to claim anything of; {hint}")
+            if claim.key in [one.key for one in self.claims[:place]]:
+                raise ValueError(f"{where}: says of the same row and column what a claim before it says")
         return self
+
+    def placebo_columns(self) -> dict[str, str]:
+        """Column of the table -> placebo arm."""
+        if len(self.placebo) == 1:
+            return {"minus_placebo": self.placebo[0]}
+        return {f"minus_placebo_{name}": name for name in self.placebo}
+
+    def columns(self, arm: str) -> list[str]:
+        """The differences that an arm's rows have."""
+        placebos = [] if arm in self.placebo else list(self.placebo_columns())
+        return ["minus_start", *placebos, *(["gap_to_oracle"] if self.oracle not in (None, arm) else [])]
+
+
+def nearest(name: str, known: Iterable[str], what: str) -> str:
+    """What to say of a name that is not known."""
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"{what}: {', '.join(names)}"
 
 
 @dataclass(frozen=True)
@@ -106,20 +135,26 @@ def _known() -> list[str]:
 
 
 def _explain(error: Any) -> str:
-    if error["type"] == "extra_forbidden" and error["loc"][0] in Recipe.model_fields:
-        return f"unknown key `{error['loc'][0]}`; a key of the recipe goes under `overrides`, or under an arm"
+    where, place = "", error["loc"]
+    model: type[Strict] = Study
+    if place[:1] == ("claims",) and len(place) > 1:
+        where, model, place = f"`claims[{place[1]}]`: ", Claim, place[2:]
+    error = {**error, "loc": place}
+    if not place:
+        return where + str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
-        return f"key `{error['loc'][0]}` is missing"
-    if not error["loc"]:
-        return str(error["msg"]).removeprefix("Value error, ")
-    found = "" if error["type"] == "extra_forbidden" else f"; found {error.get('input')!r}"
-    return said_of(error, Study).replace(", file", "") + found
+        return f"{where}key `{place[0]}` is missing"
+    if error["type"] != "extra_forbidden":
+        return f"{where}{said_of(error, model)}; found {error.get('input')!r}"
+    if not where and place[0] in Recipe.model_fields:
+        return f"unknown key `{place[0]}`; a key of the recipe goes under `overrides`, or under an arm"
+    return where + said_of(error, model).replace(", file", "")
 
 
 def planned(study: Study) -> list[Planned]:
     """Every run, seed by seed and arm by arm; all runs share the steps below `output`. Raises InputError."""
-    beside = Path(study.file).parent / Path(study.recipe).expanduser()
-    path = beside if beside.is_file() else recipe_file(study.recipe)
+    path = beside(study, study.recipe)
+    path = path if path.is_file() else recipe_file(study.recipe)
     values = _mapping(path, "a recipe")
     output = Path(study.output)
     runs = []
@@ -140,6 +175,12 @@ def planned(study: Study) -> list[Planned]:
                 raise InputError(f"{where}: key `evaluate` is empty: name at least one suite, or nothing is compared")
             runs.append(Planned(arm, seed, recipe))
     return runs
+
+
+def beside(study: Study, name: str) -> Path:
+    """A file that the study names: beside the study file if it is there, else as it is named."""
+    path = Path(study.file).parent / Path(name).expanduser()
+    return path if path.is_file() else Path(name).expanduser()
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

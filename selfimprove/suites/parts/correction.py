@@ -43,7 +43,7 @@ def correction_part(events: Sequence[Event]) -> Part:
         [_turns(rows, joined=in_rounds(events)), _edit_ratios(rows)],
         [_attempts(rows, turns), _steps(rows), _votes(rows)],
         examples_of(rows, _example, "Attempts"),
-        _notes(rows, turns),
+        notes=_notes(rows, turns),
         place="quality",
     )
 

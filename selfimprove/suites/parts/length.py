@@ -32,7 +32,7 @@ def length_part(events: Sequence[Event]) -> Part:
         [_kinds(rows, joined=in_rounds(events)), _words(rows)],
         [_scores(rows), _texts(rows), _quality(rows), groups("Length score by group", events, KEY)],
         examples_of(rows, _example, "Judged outputs"),
-        _notes(rows),
+        notes=_notes(rows),
         place="quality",
     )
 

@@ -1,1 +1,0 @@
-"""From the raw values of SCoRe and its controls to docs/evidence/score.md."""
