@@ -9,11 +9,15 @@ if TYPE_CHECKING:
     from selfimprove.data.rows import Responses, Scores
     from selfimprove.loop.loop import Judged, Loop, Trained
     from selfimprove.loop.record import Round
+    from selfimprove.loop.round_parts import ROUND_PARTS
     from selfimprove.models.policy import Policy
     from selfimprove.recipe.contract import Needs, Options, method, task
     from selfimprove.recipe.judge_kind import judge
     from selfimprove.recipe.judges import JudgeOptions, Reward
     from selfimprove.recipe.recipe import Recipe, load_recipe
+    from selfimprove.report.charts import Chart
+    from selfimprove.report.part import Part
+    from selfimprove.report.table import Col, Table
     from selfimprove.runs.execute import run
     from selfimprove.runs.results import Result
     from selfimprove.sampling.sampler import Decoding, Request, Sampled, Sampler
@@ -37,6 +41,10 @@ _WHERE = {
     "sampling.sampler": ("Decoding", "Request", "Sampled", "Sampler"),
     "loop.loop": ("Judged", "Loop", "Trained"),
     "loop.record": ("Round",),
+    "loop.round_parts": ("ROUND_PARTS",),
+    "report.charts": ("Chart",),
+    "report.part": ("Part",),
+    "report.table": ("Col", "Table"),
     "recipe.contract": ("Needs", "Options", "method", "task"),
     "recipe.judge_kind": ("judge",),
     "recipe.judges": ("JudgeOptions", "Reward"),
@@ -47,6 +55,9 @@ _WHERE = {
     "suites.suite_kinds": ("SuiteOptions",),
 }
 __all__ = [
+    "ROUND_PARTS",
+    "Chart",
+    "Col",
     "Decoding",
     "Dry",
     "JudgeOptions",
@@ -55,6 +66,7 @@ __all__ = [
     "Needs",
     "Options",
     "Outcome",
+    "Part",
     "Policy",
     "Preview",
     "Recipe",
@@ -68,6 +80,7 @@ __all__ = [
     "Scores",
     "StepKind",
     "SuiteOptions",
+    "Table",
     "Tokens",
     "Trained",
     "__version__",

@@ -92,7 +92,8 @@ def test_an_installed_method_and_its_step_are_used_by_name(tiny_recipe: MakeReci
     said = {event["label"]: (event["purpose"], event["policy"]) for event in result.events if event["event"] == "step"}
     assert said["sample M0"] == ("sampling", "M0") and said["count words"] == ("count_words", None)
     assert {purpose for label, (purpose, _) in said.items() if "tiny" in label} == {"evaluation"}
-    assert "What else did the method report?" in (Path(recipe.output) / "report.html").read_text()
+    page = (Path(recipe.output) / "report.html").read_text()
+    assert "What else did the method report?" in page and "How short are they?" in page and "Words by round" in page
     assert all(reused for label, reused in steps_of(run(recipe))[len(steps_of(result)) :] if "count" in label)
 
 

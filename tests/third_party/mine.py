@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove import (
+    Col,
     Decoding,
     Loop,
     Needs,
     Options,
     Outcome,
+    Part,
     Policy,
     Request,
     Responses,
@@ -20,10 +22,12 @@ from selfimprove import (
     Scores,
     StepKind,
     SuiteOptions,
+    Table,
     judge,
     method,
     suite_kind,
 )
+from selfimprove.report.charts import bars
 
 
 class ShortOptions(Options):
@@ -32,7 +36,17 @@ class ShortOptions(Options):
     words: int = 3
 
 
-@method(options=ShortOptions, needs=Needs(prompts=True, responses=2))
+def words_part(events: list[dict[str, Any]]) -> Part:
+    """What the report shows of the method, beside what every run has."""
+    rows = [one for one in events if one["event"] == "figures" and one["name"] == "shortest"]
+    chart = bars(
+        "Words by round", [{"x": f"round {one['round']}", "y": one["figures"]["words"]} for one in rows], "", "words"
+    )
+    words = Table("Words", rows, [Col("round"), Col("words in all", "figures.words")])
+    return Part("How short are they?", charts=[chart], tables=[words])
+
+
+@method(options=ShortOptions, needs=Needs(prompts=True, responses=2), report=(words_part,))
 def shortest(loop: Loop, options: ShortOptions) -> Policy:
     """Trains on each prompt's shortest response, counted in a step of its own."""
     from selfimprove.steps.run import StepRequest
