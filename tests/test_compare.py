@@ -107,3 +107,11 @@ def test_status_and_doctor_speak_json(two_runs: Path) -> None:
     assert set(shipped) == {"recipes", "suites", "rubrics"} and any(
         row["recipe"] == "smollm2-135m/quickstart" for row in shipped["recipes"]
     )
+
+
+def test_check_speaks_json(tiny_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe("sft", output=str(tmp_path / "run"))
+    (Path(recipe.folder) / "tiny.yaml").write_text(recipe.as_yaml())
+    found = json.loads(command("check", "tiny.yaml", "--json", folder=Path(recipe.folder)))
+    assert found["fits"] is True and found["tokens"]["trained"] > 0 and found["memory"] and not found["not known"]
+    assert not (tmp_path / "run").exists()

@@ -60,15 +60,17 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Validate a recipe and its data, show three rendered examples, estimate cost. Writes nothing."""
+def check(recipe: RecipeArgument, overrides: Overrides = None, json: AsJson = False) -> None:
+    """Validate a recipe and its data, say what it needs and whether it fits, show three examples. Writes nothing."""
     from selfimprove.recipe.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
     from selfimprove.cli.check import check_recipe
 
     with stoppable():
-        check_recipe(resolved, out)
+        figures = check_recipe(resolved, out, json)
+    if json:
+        print_json(figures)
 
 
 @app.command()

@@ -18,9 +18,10 @@ from selfimprove.report.text import printable
 from selfimprove.steps.cost import Preview
 
 
-def check_recipe(recipe: Recipe, out: Console) -> None:
-    """Loads the data, checks what can be checked before a run, and prints examples and an estimate."""
-    from selfimprove.cli.estimate import needs_of, table_of, verdict
+def check_recipe(recipe: Recipe, out: Console, json: bool = False) -> dict[str, Any]:
+    """Loads the data, checks what can be checked before a run, and prints examples and an estimate. Gives what the run
+    needs, and with `json` prints nothing."""
+    from selfimprove.cli.estimate import figures_of, needs_of, table_of, verdict
     from selfimprove.loop.loop import Loop
     from selfimprove.quiet import quiet_libraries
     from selfimprove.report.terminal import Progress
@@ -35,12 +36,16 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
     try:
         loop = Loop(recipe, Store(Path(recipe.output) / "steps"), events, Progress())
     except InputError:
+        errors = Console(stderr=True)
         for line in _keys(recipe):  # a model or data of a hub that is out of reach, or of a run that is not there yet
-            out.print(line, highlight=False, soft_wrap=True, markup=False)
+            errors.print(line, highlight=False, soft_wrap=True, markup=False)
         raise
     loop.check_leaks()
     preview, needs = _preview(loop), needs_of(loop)
     said, fits = verdict(loop, needs)
+    figures = {"outcome": said, "fits": fits, "method": recipe.method, "model": recipe.model} | figures_of(needs)
+    if json:
+        return figures
     out.print(said, style=None if fits else "red", highlight=False, soft_wrap=True, markup=False)
     if code := _code_of(recipe):
         out.print(f"this recipe runs your code: {', '.join(code)}", highlight=False, soft_wrap=True)
@@ -60,6 +65,7 @@ def check_recipe(recipe: Recipe, out: Console) -> None:
         out.print(printable(loop.tokenizer.decode(ids)), soft_wrap=True, highlight=False)
     out.print()
     out.print(table_of(loop, needs, preview))
+    return figures
 
 
 def _keys(recipe: Recipe) -> list[str]:

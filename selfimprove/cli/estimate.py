@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.table import Table
@@ -113,6 +113,19 @@ def verdict(loop: Loop, needs: Needs) -> tuple[str, bool]:
     unknown = "".join(f"; {name} not known: {why}" for name, why in needs.unknown.items())
     fits = f": does not fit here ({' and '.join(short)})" if short else ": fits here" if needs.memory else ""
     return f"needs {', '.join(parts) or 'what is not known'}{fits}{unknown}", not short
+
+
+def figures_of(needs: Needs) -> dict[str, Any]:
+    """The same for programs: tokens, seconds and bytes (memory: of one process, by what is done)."""
+    return {
+        "tokens": asdict(needs.walk.tokens()),
+        "policies evaluated": needs.walk.evaluated,
+        "parameters": needs.parameters,
+        "seconds": needs.seconds,
+        "memory": needs.memory,
+        "disk": {"kept": needs.kept, "more while it trains": needs.more},
+        "not known": needs.unknown,
+    }
 
 
 def table_of(loop: Loop, needs: Needs, preview: Preview) -> Table:
