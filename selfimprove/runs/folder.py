@@ -14,7 +14,7 @@ import yaml
 
 from selfimprove.artefacts import explained_write, write_file
 from selfimprove.errors import InputError, RunFailed, SelfImproveError
-from selfimprove.recipe.recipe import Recipe, changed_keys
+from selfimprove.recipe.recipe import Recipe, changed_keys, make_recipe
 from selfimprove.report.events import read_events
 from selfimprove.report.summary import number, of_kind
 
@@ -122,13 +122,19 @@ class Run:
         new = recipe.as_yaml()
         changes: list[str] = []
         if self.recipe_file.is_file():
-            old = yaml.safe_load(self.recipe_file.read_text()) or {}
-            changes = changed_keys(old, yaml.safe_load(new))
+            changes = self.changes(recipe)
             metrics = self.folder / "metrics.jsonl"
             if changes and metrics.is_file():
                 metrics.rename(self.folder / f"metrics-until-{time.time_ns()}.jsonl")
         write_file(self.recipe_file, new.encode())
         return changes
+
+    def changes(self, recipe: Recipe) -> list[str]:
+        """What is not as the run was last started. A key that came since then had its default."""
+        old = self.read_recipe()
+        with suppress(InputError):  # of another version, which says by itself what has changed
+            old = yaml.safe_load(make_recipe(old, folder=Path(recipe.folder)).as_yaml())
+        return changed_keys(old, yaml.safe_load(recipe.as_yaml()))
 
     def read_recipe(self) -> dict[str, Any]:
         """The recipe this run was started with."""

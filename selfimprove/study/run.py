@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from selfimprove.artefacts import Store, write_file, write_json
@@ -16,7 +15,7 @@ from selfimprove.errors import InputError, RunFailed
 from selfimprove.loop.loop import Loop
 from selfimprove.models.policy import pick_device
 from selfimprove.quiet import quiet_libraries
-from selfimprove.recipe.recipe import Recipe, changed_keys
+from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import FILE_NAME, Event, EventLog, read_events
 from selfimprove.report.summary import dig, duration, number
 from selfimprove.report.terminal import Progress
@@ -220,7 +219,7 @@ def _has_result(one: Planned) -> bool:
 def _same_recipe(one: Planned) -> bool:
     """Whether the run was last started with the recipe that it has now."""
     place = Run(one.folder)
-    return place.recipe_file.is_file() and not changed_keys(place.read_recipe(), yaml.safe_load(one.recipe.as_yaml()))
+    return place.recipe_file.is_file() and not place.changes(one.recipe)
 
 
 def _done(one: Planned) -> Event | None:
