@@ -23,7 +23,7 @@ from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
 from selfimprove.sampling.backends import close_engine
 from selfimprove.steps.floor import step_work
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.suites.suite_kinds import ExactMatch
 
 

@@ -26,7 +26,8 @@ from selfimprove.report.terminal import Progress
 from selfimprove.sampling.backends import choose_backend, found_sampler
 from selfimprove.steps.floor import step_floor
 from selfimprove.steps.kind import step_kind
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 
 
 class Written(NamedTuple):

@@ -29,7 +29,8 @@ from selfimprove.models.loading import load_base
 from selfimprove.models.policy import Policy
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.report.terminal import Progress
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 from selfimprove.training.stages import made_policy, read_history
 from selfimprove.training.trained_parts import beside_text, train_all_weights
 

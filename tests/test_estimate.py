@@ -29,7 +29,7 @@ from selfimprove.steps.memory import (
     plan_of,
     sft,
 )
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 ROOT = Path(__file__).parent.parent
 # 2 layers, hidden 8, 4 heads of 2 (2 for keys and values), MLP 16, vocabulary 10, embeddings apart.

@@ -20,7 +20,8 @@ from selfimprove.models.resolve import resolve_policy
 from selfimprove.report.terminal import Progress
 from selfimprove.sampling.sampler import Decoding, Request, Sampled, response_seed
 from selfimprove.sampling.transformers import TransformersSampler, pick_tokens, uniforms
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 
 END = 2  # <|im_end|> of the tiny model
 PROMPTS = ["Say cat", "Tell me something long about the sun and the map", "?", "Count: 1 2 3"]

@@ -22,7 +22,7 @@ from selfimprove.recipe.recipe import Recipe
 from selfimprove.steps import memory as estimate
 from selfimprove.steps.cost import Dry, Tokens
 from selfimprove.steps.memory import CPU_MARGIN, GIB, Plan, loading
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 MakeRecipe = Callable[..., Recipe]
 SHORT: dict[str, Any] = {"instruction": "Again.", "stage_one": {"updates": 3}, "stage_two": {"updates": 2}}

@@ -16,7 +16,7 @@ from selfimprove.loop.record import Round
 from selfimprove.methods.score.run import Probe, train_stage
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.terminal import Progress
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 BOTH = {"stage 1", "stage 2"}
 ALL = {*BOTH, "rewards"}

@@ -26,7 +26,8 @@ from selfimprove.models.log_probs import Group, token_log_probs
 from selfimprove.models.policy import Policy
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.report.terminal import Progress
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 
 VOCABULARY = 259
 

@@ -14,7 +14,7 @@ from selfimprove.data.rows import RenderedPrompt, Response, Responses
 from selfimprove.loop.loop import Loop
 from selfimprove.methods.self_judge.training import Example, find_rubric, self_evaluation, similarity, train_judge
 from selfimprove.recipe.recipe import Recipe
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 # A change, and the steps whose key it changes, the rows of responses and examples being the same.
 SELF_JUDGE: dict[str, tuple[dict[str, Any], set[str]]] = {

@@ -47,7 +47,8 @@ from selfimprove.registry import FOUND, OURS, find
 from selfimprove.report.terminal import Progress
 from selfimprove.steps import run as steps
 from selfimprove.steps.kind import step_kind, step_versions
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 from selfimprove.steps.worker import worker
 
 GOLDEN = Path(__file__).parent / "golden" / "step_sources.json"

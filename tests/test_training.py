@@ -28,7 +28,8 @@ from selfimprove.models.policy import Policy, model_digest
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.recipe.sections import Lora
 from selfimprove.report.terminal import Progress
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 from selfimprove.training import stages
 from selfimprove.training.losses import soft_preference_loss
 from selfimprove.training.preference import PairCollator

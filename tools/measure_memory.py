@@ -24,7 +24,8 @@ from selfimprove.models.policy import Policy
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.report.terminal import Progress
 from selfimprove.steps.memory import GIB, Memory, Plan, Shape, dpo, sampling, score, scoring, sft
-from selfimprove.steps.run import StepRequest, run_step
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import run_step
 
 LORA = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": "all-linear"}
 PLAN = Plan(half=False, gpu=False, prompt=48, response=16, example=64, micro_batch=8, lora_rank=16)

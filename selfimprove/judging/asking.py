@@ -22,7 +22,7 @@ from selfimprove.models.opening import PLAIN, Opening
 from selfimprove.models.policy import Policy, load_tokenizer
 from selfimprove.models.resolve import resolve_policy
 from selfimprove.recipe.judges import Prices, Reader
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 if TYPE_CHECKING:
     from selfimprove.inference import Inference, Written

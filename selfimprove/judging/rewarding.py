@@ -19,7 +19,7 @@ from selfimprove.models.opening import PLAIN, Opening
 from selfimprove.models.policy import Policy
 from selfimprove.recipe.judge_kind import AsReward, JudgeKind, judge_kind
 from selfimprove.recipe.judges import Reward
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 
 class Checker:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from selfimprove.judging.outcomes import Verdict
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 if TYPE_CHECKING:
     from selfimprove.data.rows import Responses

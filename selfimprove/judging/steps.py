@@ -10,7 +10,7 @@ from typing import Any
 from selfimprove.artefacts import read_rows, write_rows
 from selfimprove.steps.cost import Dry
 from selfimprove.steps.kind import Advance, StepKind
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.steps.shards import by_prompt, shard_of
 
 

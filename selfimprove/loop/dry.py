@@ -27,7 +27,7 @@ from selfimprove.report.events import EventLog
 from selfimprove.report.terminal import Progress
 from selfimprove.steps.cost import Dry, Tokens
 from selfimprove.steps.kind import step_kind
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.suites.kind import Loaded
 from selfimprove.suites.runner import Evaluator
 

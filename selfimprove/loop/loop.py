@@ -29,7 +29,7 @@ from selfimprove.report.terminal import Progress
 from selfimprove.sampling.backends import make_sampler
 from selfimprove.sampling.sampler import Decoding, Request
 from selfimprove.steps.kind import step_versions
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.suites.runner import Evaluator
 from selfimprove.training.accelerate_file import check_accelerate_file, find_accelerate_file
 from selfimprove.training.stages import made_policy, optimizer_steps, read_history

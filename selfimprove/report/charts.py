@@ -1,4 +1,4 @@
-"""Charts as data, and how they become SVG: by Altair and vl-convert, without a script, the same bytes every time.
+"""Charts as data; `drawing.py` draws them.
 
 A row is a mapping with `x` and `y`, and what else the preset reads: `low` and `high` (an interval), `series` (its
 colour), `hue` (what decides it instead, for series that belong together), `grey` (something to compare with), `line`
@@ -8,19 +8,14 @@ area of a dot, which no line joins), `name` (written beside it), `tip` (what a p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from markupsafe import Markup, escape
-
-from selfimprove.report.text import visible
 
 # Each has a contrast of at least 3.5 to white and to the page's dark background.
 COLOURS = ("#2f7fd0", "#d9662b", "#1f9a6d", "#b565c9", "#a5841f", "#7a8794")
 BLUE, ORANGE, GREEN, *_, GREY = COLOURS
-_INK = "#010203"  # replaced by currentColor, so that the page decides
+INK = "#010203"  # replaced by currentColor, so that the page decides
 WIDTH = 380
 Row = Mapping[str, Any]
 Kind = Literal["dots", "lines", "bars", "histogram", "heat", "spread", "areas"]
@@ -96,58 +91,3 @@ def spread(title: str, rows: Sequence[Row], x: str, y: str, note: str = "", **mo
 def areas(title: str, rows: Sequence[Row], x: str, y: str, note: str = "", **more: Any) -> Chart:
     """Series stacked over a numeric x."""
     return Chart("areas", title, rows, x, y, note, **more)
-
-
-def svg(chart: Chart, name: str) -> Markup:
-    """The chart as an element of a page. `name` begins its ids, which differ on a page."""
-    import vl_convert
-
-    drawn: str = vl_convert.vegalite_to_svg(spec(chart), show_warnings=False)
-    drawn = re.sub(r'(\bid="|url\(#)', rf"\g<1>{name}-", drawn[drawn.index("<svg") :])
-    # what a mark says of itself to a screen reader is told to a pointer too
-    drawn = re.sub(
-        r'<path aria-label="([^"]*)"([^>]*?)(/>|></path>)', r'<path aria-label="\1"\2><title>\1</title></path>', drawn
-    )
-    label = escape(visible(chart.title))
-    drawn = re.sub(
-        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}" id="{name}">', drawn
-    )
-    return Markup(drawn.replace(_INK, "currentColor"))
-
-
-def spec(chart: Chart) -> dict[str, Any]:
-    """The chart as Vega-Lite."""
-    import altair as alt
-
-    from selfimprove.report.drawing import panel
-
-    chart = replace(chart, x=visible(chart.x), y=visible(chart.y))
-    drawn = [panel(chart, name) for name in chart.panels]
-    whole = drawn[0] if len(drawn) == 1 else alt.vconcat(*drawn, spacing=14)
-    return dict(whole.configure(**_LOOK).to_dict())
-
-
-_AXIS = {
-    "labelColor": _INK, "titleColor": _INK, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
-    "gridOpacity": 0.25, "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12, "labelLimit": 190,
-    "titleLimit": WIDTH,
-}  # fmt: skip
-_LOOK: dict[str, Any] = {
-    "font": "system-ui, sans-serif",
-    "background": "transparent",
-    # a browser's letters are up to an eighth wider than those that the places were measured with
-    "padding": {"left": 16, "right": 16, "top": 4, "bottom": 4},
-    "view": {"stroke": None, "continuousWidth": WIDTH, "discreteWidth": WIDTH},
-    "axis": _AXIS,
-    "legend": {
-        "orient": "top",
-        "title": None,
-        "labelColor": _INK,
-        "labelFontSize": 12,
-        "labelLimit": 170,
-        "columns": 3,
-        "columnPadding": 20,
-    },
-    "title": {"color": _INK, "anchor": "start", "fontWeight": "normal", "fontSize": 12},
-    "range": {"category": list(COLOURS)},
-}

@@ -7,12 +7,12 @@ from typing import Any
 
 import altair as alt
 
-from selfimprove.report.charts import COLOURS, GREY, ORANGE, WIDTH, Chart, Row
+from selfimprove.report.charts import COLOURS, GREY, INK, ORANGE, WIDTH, Chart, Row
 from selfimprove.report.text import visible
 
 _HEIGHT = {"histogram": 80, "heat": 150}
 _QUIET: dict[str, Any] = {"aria": False}  # no mark of its own for a pointer or a screen reader
-_WORDS: dict[str, Any] = {"color": "#010203", "fontSize": 11, "limit": 150, **_QUIET}
+_WORDS: dict[str, Any] = {"color": INK, "fontSize": 11, "limit": 150, **_QUIET}
 # of a long name the middle goes: policies of one run differ at the end, those of two runs at the start
 _SQUEEZED = "length(datum.label) > 30 ? slice(datum.label, 0, 14) + '…' + slice(datum.label, -15) : datum.label"
 
@@ -194,11 +194,11 @@ def _bars(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
     ]
     ticks = [row for row in numbered if "tick" in row]
     if ticks:
-        mark = _chart(ticks).mark_tick(thickness=2.5, color="#010203", **_QUIET)
+        mark = _chart(ticks).mark_tick(thickness=2.5, color=INK, **_QUIET)
         layers.append(mark.encode(_place(chart, rows), _value(chart, "tick")))
     bounded = [row for row in bars if None not in (row.get("low"), row.get("high"))]
     if bounded:
-        mark = _chart(bounded).mark_rule(color="#010203", **_QUIET)
+        mark = _chart(bounded).mark_rule(color=INK, **_QUIET)
         layers.append(mark.encode(_place(chart, rows), _value(chart, "low"), _end(chart, "high")))
     return layers
 
@@ -235,7 +235,7 @@ def _heat(chart: Chart, rows: Sequence[Row]) -> list[alt.Chart]:
     shade = alt.Opacity("value:Q").legend(None).scale(range=[0.08, 0.85])
     return [
         base.mark_rect(color=COLOURS[0]).encode(shade, alt.Description("tip:N")),
-        base.mark_text(color="#010203", fontSize=11, **_QUIET).encode(alt.Text("text:N")),
+        base.mark_text(color=INK, fontSize=11, **_QUIET).encode(alt.Text("text:N")),
     ]
 
 

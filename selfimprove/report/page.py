@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from selfimprove.errors import RunFailed
-from selfimprove.report.charts import Chart, svg
+from selfimprove.report.charts import Chart
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.general import GENERAL
 from selfimprove.report.outcome import outcome_sentences
@@ -31,6 +31,7 @@ from selfimprove.report.summary import (
     rounds_of,
     text,
 )
+from selfimprove.report.svg import svg
 from selfimprove.report.table import Table, as_dict, as_list, short
 from selfimprove.report.text import visible
 

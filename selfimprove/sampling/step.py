@@ -12,7 +12,7 @@ from selfimprove.registry import OURS, said_with_place
 from selfimprove.steps.cost import Dry, Tokens, dry_log_prob
 from selfimprove.steps.kind import Advance, StepKind
 from selfimprove.steps.memory import plan_of, sampling
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.steps.shards import refuse_non_finite, shard_of
 
 

@@ -10,7 +10,7 @@ from selfimprove.artefacts import read_rows, write_rows
 from selfimprove.steps.cost import Dry, Tokens, dry_log_prob
 from selfimprove.steps.kind import Advance, StepKind
 from selfimprove.steps.memory import plan_of, scoring
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.steps.shards import by_prompt, refuse_non_finite, shard_of
 
 

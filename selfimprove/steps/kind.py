@@ -11,7 +11,7 @@ from selfimprove.registry import find, names
 
 if TYPE_CHECKING:
     from selfimprove.steps.cost import Dry
-    from selfimprove.steps.run import StepRequest
+    from selfimprove.steps.request import StepRequest
 
 Advance = Callable[[int], None]
 

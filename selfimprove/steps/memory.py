@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from selfimprove.steps.run import StepRequest
+    from selfimprove.steps.request import StepRequest
 
 GIB = 2**30
 # Python, torch, Transformers and TRL themselves: 0.9 GB of main memory, or a GPU's context and workspaces.

@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +23,6 @@ from selfimprove.artefacts import (
     Artefact,
     Row,
     Store,
-    digest_of,
     explained_write,
     read_rows,
     rows_digest,
@@ -33,44 +31,11 @@ from selfimprove.artefacts import (
 )
 from selfimprove.errors import RunFailed
 from selfimprove.models.loading import verify_policy
-from selfimprove.models.policy import Policy, model_digest
+from selfimprove.models.policy import model_digest
 from selfimprove.report.terminal import Progress
 from selfimprove.steps.kind import step_kind
+from selfimprove.steps.request import StepRequest
 from selfimprove.steps.worker import die_with_parent, latest, worker
-
-
-@dataclass(frozen=True)
-class StepRequest:
-    """Everything that can change a step's result, and (`execution`) what cannot beyond rounding.
-
-    `policies` maps a role ("policy", "start") to a policy; `inputs` are rows, written into the step's folder so
-    that it can be worked on from there alone.
-    """
-
-    step: str
-    label: str
-    options: Mapping[str, Any]
-    inputs: Mapping[str, Sequence[Row]]
-    policies: Mapping[str, Policy]
-    seed: int
-    execution: Mapping[str, Any]
-    total: int | None = None
-    processes: int = 1
-    accelerate: str | None = None
-
-    def key(self) -> str:
-        """Content key: step and version, options, digests of inputs and policies, seed. Not: paths, batch sizes,
-        devices, number of processes."""
-        return digest_of(
-            {
-                "step": self.step,
-                "version": step_kind(self.step).version,
-                "options": dict(self.options),
-                "inputs": {name: rows_digest(rows) for name, rows in self.inputs.items()},
-                "policies": {role: policy.digest for role, policy in self.policies.items()},
-                "seed": self.seed,
-            }
-        )
 
 
 def run_step(store: Store, request: StepRequest, progress: Progress) -> tuple[Artefact, bool]:

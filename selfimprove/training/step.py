@@ -8,7 +8,7 @@ from typing import Any
 from selfimprove.steps.cost import Dry, Tokens
 from selfimprove.steps.kind import Advance, StepKind
 from selfimprove.steps.memory import Plan, dpo, plan_of, sft
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.training.accelerate_file import read_accelerate_file
 
 

@@ -49,7 +49,7 @@ def words_part(events: list[dict[str, Any]]) -> Part:
 @method(options=ShortOptions, needs=Needs(prompts=True, responses=2), report=(words_part,))
 def shortest(loop: Loop, options: ShortOptions) -> Policy:
     """Trains on each prompt's shortest response, counted in a step of its own."""
-    from selfimprove.steps.run import StepRequest
+    from selfimprove.steps.request import StepRequest
 
     base = policy = loop.base_policy
     for round in loop.rounds():

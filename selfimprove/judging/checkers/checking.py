@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfimprove.inference import Inference
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 
 
 def verified(

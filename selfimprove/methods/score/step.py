@@ -10,7 +10,7 @@ from selfimprove.models.policy import load_tokenizer
 from selfimprove.steps.cost import Dry, Tokens
 from selfimprove.steps.kind import Advance, StepKind
 from selfimprove.steps.memory import score
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.training.step import training_plan
 
 

@@ -11,7 +11,7 @@ from selfimprove.artefacts import read_rows, write_rows
 from selfimprove.steps.cost import Dry, Tokens
 from selfimprove.steps.kind import Advance, StepKind
 from selfimprove.steps.memory import sft
-from selfimprove.steps.run import StepRequest
+from selfimprove.steps.request import StepRequest
 from selfimprove.steps.shards import by_prompt, shard_of
 from selfimprove.training.step import training_plan
 

@@ -26,7 +26,8 @@ from selfimprove.methods.self_judge.similarity import find_embedding
 from selfimprove.models.chat import end_of_turn_id
 from selfimprove.models.policy import Policy, load_tokenizer, portable_name
 from selfimprove.recipe.judges import Reader
-from selfimprove.steps.run import StepRequest, environment
+from selfimprove.steps.request import StepRequest
+from selfimprove.steps.run import environment
 from selfimprove.training.stages import read_history
 
 if TYPE_CHECKING:
