@@ -36,7 +36,7 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
     found = [ORACLE] if done.get("oracle") or _oracle_recipe(run) else []
     for suite, by_policy in evaluations_of(events).items():
         first, last = first_and_kept(events, by_policy)
-        if first is None or last is None:
+        if first is None or last is None or None in (number(first.get("value")), number(last.get("value"))):
             continue
         metric = metric_of(last)
         unit = "%" if metric.scale == 100 else ""
@@ -44,7 +44,7 @@ def outcome_sentences(events: Sequence[Event]) -> list[str]:
         values = [fixed(one.get("value"), digits, scale=scale) + unit for one in (first, last)]
         sentence = f"{suite}: {text(first.get('policy'))} {values[0]}, {text(last.get('policy'))} {values[1]}"
         paired = as_dict(last.get("paired"))
-        if text(paired.get("against")) == text(first.get("policy")):
+        if number(paired.get("difference")) is not None and text(paired.get("against")) == text(first.get("policy")):
             change = with_interval(paired, "difference", digits=digits, scale=scale, sign=True)
             points = " points" if unit else ""
             sentence += f": {change.replace(' [', f'{points} [')} with 95%, {count(paired.get('n'))} items, paired"

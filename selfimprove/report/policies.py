@@ -20,14 +20,21 @@ from selfimprove.report.summary import (
     tau_of,
     text,
 )
-from selfimprove.report.table import Col, Table, count, decimals, interval, measured, percent, shown, signed
+from selfimprove.report.table import Col, Show, Table, count, decimals, interval, measured, percent, shown, signed
 
 
 def policies_table(events: Sequence[Event]) -> Table:
-    """Policy, value, change."""
-    metric = first_metric(events)
+    """Policy, value, change: of the policies that were measured, where any was."""
+    metric, rows = first_metric(events), _rows(events)
+    some = [row for row in rows if dig(row, "value", "value") is not None] or rows
+    starts = {text(dig(row, "change", "against")) for row in some} - {""}
+
+    def how(row: dict[str, Any]) -> Show:
+        return (lambda _: "the start") if row["policy"].partition(" ")[0] in starts and not row["change"] else signed
+
+    title = "change, points [95%]" if metric.unit else "change [95%]"
     value = Col(f"{metric.name}{metric.unit} [95%]", "value", shown)
-    return Table("Policies", _rows(events), [Col("policy"), value, _change(events)])
+    return Table("Policies", some, [Col("policy"), value, Col(title, "change", by_row=how)])
 
 
 def all_figures_table(events: Sequence[Event]) -> Table:
@@ -65,10 +72,6 @@ def terminal_table(events: Sequence[Event]) -> Table:
         Col("length\ntokens", "length", decimals(1)),
     ]
     return Table("", _rows(events), cols)
-
-
-def _change(events: Sequence[Event]) -> Col:
-    return Col("change, points [95%]" if first_metric(events).unit else "change [95%]", "change", signed)
 
 
 def _rows(events: Sequence[Event]) -> list[dict[str, Any]]:
