@@ -20,8 +20,10 @@ import yaml
 
 from selfimprove.artefacts import file_digest
 from selfimprove.cli import app as cli
+from selfimprove.cli.speed import speed_here
 from selfimprove.errors import RunFailed
 from selfimprove.models import builtin
+from selfimprove.models.policy import pick_device
 from selfimprove.recipe.recipe import Recipe
 from selfimprove.report.events import read_events
 from selfimprove.shipped import shipped_recipes, shipped_suites
@@ -707,6 +709,14 @@ def test_every_shipped_name_can_be_listed_and_copied(here: Path, command: Callab
     for name in shipped_recipes():
         assert name in done.out
         assert command("cp", name, here / f"{name}.yaml").code == 0
+
+
+def test_doctor_keeps_the_speed_that_check_uses(command: Callable[..., Done], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SELFIMPROVE_CACHE", str(tmp_path / "cache"))
+    assert "matrix products" in command("doctor").out
+    monkeypatch.setattr("selfimprove.cli.speed.machine_speed", lambda *given: pytest.fail("measured again"))
+    device = pick_device()
+    assert speed_here("bfloat16" if device != "cpu" else "float32", device).large > 0
 
 
 def test_doctor_says_what_is_there(command: Callable[..., Done], tmp_path: Path, monkeypatch: Any) -> None:

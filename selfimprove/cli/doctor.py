@@ -26,6 +26,9 @@ def _row(what: str, found: str, note: str = "", good: bool = True) -> Found:
 def _packages() -> Iterator[Found]:
     import torch
 
+    from selfimprove.cli.speed import keep_speed
+    from selfimprove.models.policy import pick_device
+
     for package in ("torch", "transformers", "trl", "peft", "accelerate", "datasets"):
         try:
             yield _row(package, version(package))
@@ -34,6 +37,11 @@ def _packages() -> Iterator[Found]:
     yield _row("python", platform.python_version())
     gpu = torch.cuda.is_available()
     yield _row("GPU", torch.cuda.get_device_name(0) if gpu else "no", "" if gpu else "runs use the CPU")
+    device = pick_device()
+    dtype = "bfloat16" if device != "cpu" else "float32"
+    speed = keep_speed(dtype, device)
+    products = f"{speed.large / 1e9:,.0f} GFLOP/s, {speed.decode / 1e9:,.0f} with {speed.decode_rows} rows"
+    yield _row(f"matrix products, {dtype}", products, "kept for the times that `selfimprove check` gives")
 
 
 def _samplers() -> Iterator[Found]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 # Each has a contrast of at least 3.5 to white and to the page's dark background.
 COLOURS = ("#2f7fd0", "#d9662b", "#1f9a6d", "#b565c9", "#a5841f", "#7a8794")
-BLUE, ORANGE, GREEN, *_, GREY = COLOURS
+BLUE, ORANGE, *_, GREY = COLOURS
 INK = "#010203"  # replaced by currentColor, so that the page decides
 WIDTH = 380
 Row = Mapping[str, Any]

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from selfimprove.report.charts import Chart, bars, dots, lines
+from selfimprove.report.evaluated import point
 from selfimprove.report.events import Event
 from selfimprove.report.groups import groups
 from selfimprove.report.outcome import before_after
@@ -63,19 +64,13 @@ def accuracies(events: Sequence[Event]) -> Chart:
     """A dot for each policy on every suite that measures a share of items solved, joined where policies follow."""
     suites = evaluations_of(events, "accuracy")
     rows = [
-        {"x": policy, "series": suite, **scaled(by_policy[policy], "value", 100)}
+        row
         for suite, by_policy in suites.items()
         for policy in policies_of(events)
-        if number(dig(by_policy.get(policy), "value")) is not None
+        for row in point(policy, by_policy.get(policy), scale=100, series=suite)
     ]
     metrics = dict.fromkeys(metric_of(event).name for found in suites.values() for event in found.values())
     return dots("Accuracy by policy", rows, "policy", f"{', '.join(metrics)} (%)", _BARS, joined=in_rounds(events))
-
-
-def scaled(source: Any, key: str, scale: float) -> dict[str, float | None]:
-    """`y`, `low` and `high` of a chart's row from {key, low, high}."""
-    found = {name: number(dig(source, at)) for name, at in (("y", key), ("low", "low"), ("high", "high"))}
-    return {name: None if value is None else scale * value for name, value in found.items()}
 
 
 def _changes(events: Sequence[Event]) -> Chart:
@@ -86,12 +81,10 @@ def _changes(events: Sequence[Event]) -> Chart:
         made = [policy for policy, round_ in policies_of(events).items() if round_ > 0 and policy in by_policy]
         before = next((text(dig(by_policy[one], "paired", "against")) for one in made), "") or "the start"
         for key, name in (("paired", f"to {before}"), ("paired_previous", "to the previous policy")):
-            rows += [
-                {"x": policy, "series": name, **scaled(pair, "difference", 100)}
-                | ({"panel": suite} if len(suites) > 1 else {})
-                for policy in made
-                if number(dig(pair := by_policy[policy].get(key), "difference")) is not None
-            ]
+            panel = {"panel": suite} if len(suites) > 1 else {}
+            for policy in made:
+                pair = by_policy[policy].get(key)
+                rows += point(policy, pair, "difference", scale=100, series=name, **panel)
     note = f"{_BARS} An interval that holds 0 shows no change."
     return dots("Change of accuracy, item by item", rows, "policy", "change (points)", note, at=[0])
 

@@ -16,7 +16,7 @@ from selfimprove.errors import RunFailed
 from selfimprove.report.charts import Chart
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.general import GENERAL
-from selfimprove.report.outcome import outcome_sentences
+from selfimprove.report.outcome import NO_ARMS, outcome_sentences
 from selfimprove.report.part import Part, parts_of
 from selfimprove.report.policies import all_figures_table, policies_table
 from selfimprove.report.samples import write_samples_page
@@ -78,7 +78,15 @@ def page_of(name: str, outcome: Sequence[str], parts: Sequence[Part], **run: Any
 
 
 _NOTHING: dict[str, Any] = {"facts": {}, "kept": {}, "versions": {}, "warnings": [], "gates": [], "gates_failed": []}
-_NOTHING |= {"samples": False, "has_rounds": False, "suite": "", "metric": "", "recipe": "", "model_digest": ""}
+_NOTHING |= {
+    "samples": False,
+    "arms": "",
+    "has_rounds": False,
+    "suite": "",
+    "metric": "",
+    "recipe": "",
+    "model_digest": "",
+}
 
 
 def _run_page(events: Sequence[Event], name: str, samples: bool) -> str:
@@ -89,6 +97,7 @@ def _run_page(events: Sequence[Event], name: str, samples: bool) -> str:
         name,
         outcome_sentences(events),
         parts_of(events, GENERAL),
+        arms=NO_ARMS if of_kind(events, "evaluation") and of_kind(events, "training") else "",
         facts=_facts(run, events),
         samples=samples,
         policies=policies_table(events),

@@ -12,6 +12,7 @@ from typing import Any
 from selfimprove.errors import InputError
 from selfimprove.recipe.recipe import flat_keys
 from selfimprove.report.charts import dots
+from selfimprove.report.evaluated import point
 from selfimprove.report.events import FILE_NAME, Event, read_events
 from selfimprove.report.outcome import first_and_kept
 from selfimprove.report.part import Part
@@ -164,21 +165,16 @@ def _quality(rows: Sequence[dict[str, Any]], first: Compared) -> Part:
         Col("items", show=count),
     ]
     chart = [
-        {"x": f"{row['run']} {row['policy']}", "series": row["suite"]}
-        | {name: _scaled(row["value"], key) for name, key in (("y", "value"), ("low", "low"), ("high", "high"))}
+        drawn
         for row in rows
-        if number(dig(row, "value", "value")) is not None and row["value"]["scale"] == 100
+        if dig(row, "value", "scale") == 100
+        for drawn in point(f"{row['run']} {row['policy']}", row["value"], scale=100, series=row["suite"])
     ]
     picture = dots("Kept policies", chart, "run and its policy", "share of items (%)", "Bars are 95% intervals.")
     note = "The policies that the runs kept. Changes are paired over the items that both runs measured."
     return Part(
         "Which is better?", note, [picture], [Table("Kept policies", rows, cols)], place="quality", terminal=True
     )
-
-
-def _scaled(value: dict[str, Any], key: str) -> float | None:
-    found = number(value.get(key))
-    return None if found is None else value["scale"] * found
 
 
 def _time(runs: Sequence[Compared]) -> Part:
